@@ -254,14 +254,22 @@ class Wallet(Protocol):
     """Signs digests with the party's transaction key."""
 
     @property
-    def address(self) -> bytes: ...
+    def address(self) -> bytes:
+        """The 20-byte address; raises WalletUnavailable while a remote signer has not told it yet."""
+
+    async def learn_address(self) -> bytes:
+        """The 20-byte address, asking a remote signer the first time. Raises WalletUnavailable."""
 
     @property
     def is_remote(self) -> bool:
         """True where signing costs a network round trip (AWS KMS)."""
 
     async def sign(self, digests: Sequence[bytes]) -> Sequence[bytes]:
-        """65-byte r‖s‖v (v 27 or 28, low s) for each 32-byte digest, same order. Raises WalletUnavailable."""
+        """65-byte r‖s‖v (v 27 or 28, low s) of the 32-byte digests, same order.
+
+        A remote signer that fails midway gives those of the first ones (at least one); raises WalletUnavailable when
+        it could sign none.
+        """
 
 
 # ---------------------------------------------------------------------------------------------------------------------
