@@ -61,11 +61,6 @@ def parse_shards(entries: Sequence[str]) -> tuple[Shard, ...]:
     return tuple(shards)
 
 
-def shard_of(request_id: int, shards: Sequence[Shard]) -> Shard:
-    """The shard of an id (uint256): id mod n, in configured order (wire/kms-core.md 3.1)."""
-    return shards[request_id % len(shards)]
-
-
 def tls_context(tls: CoreTls) -> ssl.SSLContext:
     """A client context that trusts `tls.ca` (the system's authorities if None) and shows `tls.cert` if given.
 
