@@ -304,6 +304,8 @@ _ELEMENTARY: dict[str, AbiType[Any]] = {
     **{f"uint{bits}": uint(bits) for bits in range(8, 257, 8)},
     **{f"bytes{length}": fixed_bytes(length) for length in range(1, 33)},
 }
+_MAX_DECLARATION = 4096
+_MAX_NESTING = 64
 _TOKEN = re.compile(r"\s*([(),]|\[\]|[A-Za-z_$][A-Za-z0-9_$]*)", re.ASCII)
 
 
@@ -330,6 +332,8 @@ class _Tokens:
     """A declaration under parsing."""
 
     def __init__(self, text: str) -> None:
+        if len(text) > _MAX_DECLARATION or text.count("(") + text.count("[") > _MAX_NESTING:
+            raise WireError(f"a declaration longer or deeper than any of a contract: {text[:120]!r}")
         self._text = text
         self._at = 0
 

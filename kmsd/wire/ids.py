@@ -46,6 +46,7 @@ _COUNTER_MASK = (1 << _COUNTER_BITS) - 1
 _SHORT = re.compile(r"([a-z]+):([0-9]{1,75})", re.ASCII)
 _DECIMAL = re.compile(r"[0-9]{1,78}", re.ASCII)
 _HEX = re.compile(r"[0-9a-fA-F]{1,64}", re.ASCII)
+_BARE_HEX = re.compile(r"[0-9a-fA-F]{63,64}", re.ASCII)
 _HEX_64 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
 
@@ -125,9 +126,9 @@ def short(id_: int) -> str:
 def parse_id(text: str) -> int:
     """An id as an operator types it.
 
-    `pub:12` (also user, prep, key, crs, reshare, context, epoch); hex digits with `0x`; decimal digits; or hex digits
-    without `0x`, which are 63 or 64 digits (as the Core and tools print ids) or contain a letter. Surrounding white
-    space is ignored. Raises WireError, which names the accepted forms.
+    `pub:12` (also user, prep, key, crs, reshare, context, epoch); hex digits with `0x`; 64 hex digits without, as the
+    Core prints ids (63 where a tool left out the leading zero: no decimal id has that many digits); or decimal digits.
+    Surrounding white space is ignored. Raises WireError, which names the accepted forms.
     """
     text = text.strip()
     if match := _SHORT.fullmatch(text):
@@ -135,14 +136,10 @@ def parse_id(text: str) -> int:
         if name not in _BY_SHORT_NAME:
             raise WireError(f"unknown kind of id {name!r}; known are {', '.join(_BY_SHORT_NAME)}")
         return make_id(_BY_SHORT_NAME[name], int(digits))
-    if text[:2] in ("0x", "0X") and _HEX.fullmatch(text, 2):
+    if _BARE_HEX.fullmatch(text) or (text[:2] in ("0x", "0X") and _HEX.fullmatch(text, 2)):
         return int(text, 16)
-    if _DECIMAL.fullmatch(text) and len(text) not in (63, 64):
-        number = int(text)
-        if number <= MAX_UINT256:
-            return number
-    elif _HEX.fullmatch(text):
-        return int(text, 16)
+    if _DECIMAL.fullmatch(text) and int(text) <= MAX_UINT256:
+        return int(text)
     raise WireError(f"not an id: {text[:80]!r}; write pub:12, 0x0100…0c, or a decimal number below 2^256")
 
 
