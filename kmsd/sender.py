@@ -1,0 +1,91 @@
+"""The sender: every response lands on the Gateway once (guarantees TX1 to TX7).
+
+It waits for the wallet's lock, then serves the lane until the lock or the database is lost, and starts again. The
+parts of a tenure stand in `kmsd/sending/`; the pure rules in `kmsd/chain/` (outcomes, nonces, fees, gas).
+"""
+
+import logging
+from collections.abc import Mapping
+
+from kmsd.config import Settings
+from kmsd.observe.health import Health
+from kmsd.observe.metrics import Metrics
+from kmsd.operations.kinds import Kind
+from kmsd.ownership import Ownership
+from kmsd.ports import DependencyDown, Entropy, LaneLost, Store, Time, Wallet
+from kmsd.sending.broadcaster import until_up
+from kmsd.sending.intake import Intake
+from kmsd.sending.questions import NodeGroup
+from kmsd.sending.tenure import Surroundings, Tenure
+from kmsd.sending.works import Works
+from kmsd.wakeups import WakeUps
+from kmsd.wire.addresses import to_checksum
+
+log = logging.getLogger("kmsd.sender")
+
+
+class Sender:
+    """The sibling that submits responses as transactions of `wallet`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        ownership: Ownership,
+        wakeups: WakeUps,
+        gateway: NodeGroup,
+        wallet: Wallet,
+        metrics: Metrics,
+        health: Health,
+        time: Time,
+        entropy: Entropy,
+    ) -> None:
+        self._around = Surroundings(settings, store, gateway, wallet, metrics, health, time, entropy)
+        self._ownership = ownership
+        self._works = Works()
+        self._intake = Intake(settings, store, ownership, wakeups, self._works, metrics)
+        self._epoch: int | None = None
+        self.tenure: Tenure | None = None
+        """The present tenure, None while another daemon has the wallet."""
+
+    @property
+    def in_flight(self) -> Mapping[Kind, int]:
+        """Responses in hand by kind: to be signed, or in transactions that are not mined yet."""
+        return self._works.by_kind()
+
+    def stop_intake(self) -> None:
+        """Claim no more; what is in hand is sent and confirmed."""
+        self._intake.stop()
+
+    async def run(self) -> None:
+        """Send for ever. Only unexpected exceptions come out."""
+        faults = 0
+        while True:
+            lost: BaseException | None = None
+            try:
+                await self._serve()
+            except* (LaneLost, DependencyDown) as group:
+                lost = group
+            if self.tenure is not None:
+                self.tenure, faults = None, 0
+            faults += 1
+            await until_up("sender", _first(lost), faults)
+
+    async def _serve(self) -> None:
+        """One tenure: wait for an epoch, the address and the lock, then send until something is lost."""
+        epoch = await self._ownership.epoch()
+        address = await self._around.wallet.learn_address()
+        if epoch != self._epoch:
+            self._works.clear()  # the leases of an epoch that was declared dead are void
+            self._epoch = epoch
+        chain_id = self._around.settings.gateway_chain_id
+        async with self._around.store.open_lane(chain_id, address, epoch) as lane:
+            log.info("sending as %s on chain %d", to_checksum(address), chain_id)
+            self.tenure = Tenure(self._around, lane, self._works, self._intake, address, epoch)
+            await self.tenure.run()
+
+
+def _first(error: BaseException | None) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if error is not None else LaneLost("the lane ended")

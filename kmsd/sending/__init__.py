@@ -1,0 +1,1 @@
+"""The parts of the sender: responses in hand, preparing, broadcasting, confirming, repairing (issue 5)."""

@@ -1,0 +1,236 @@
+"""One tenure of a lane: from winning the wallet's lock to losing it. Five tasks around one state.
+
+claim → prepare (sign, journal) → broadcast → confirm and repair; and watch over funds. Rows in hand outlive a tenure
+(`Works`), nonces do not: they are read from the journal again.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import attrs
+import trio
+
+from kmsd.chain.gas import GasTable
+from kmsd.chain.nonces import LaneState, Window
+from kmsd.chain.transactions import decode
+from kmsd.config import Settings
+from kmsd.observe.health import Health
+from kmsd.observe.metrics import Metrics
+from kmsd.operations.kinds import Kind
+from kmsd.operations.table import CEREMONIES, WITH_RESPONSE
+from kmsd.ports import DependencyDown, Entropy, Lane, Store, Time, Wallet
+from kmsd.sending.broadcaster import Broadcaster, until_up
+from kmsd.sending.confirmer import Confirmer
+from kmsd.sending.funds import Funds
+from kmsd.sending.gate import Gate
+from kmsd.sending.intake import Intake
+from kmsd.sending.journal import Journal
+from kmsd.sending.preparer import Market, Preparer
+from kmsd.sending.questions import NodeGroup, Questions
+from kmsd.sending.repairer import Repairer
+from kmsd.sending.verdicts import Verdicts
+from kmsd.sending.works import Work, Works
+
+log = logging.getLogger("kmsd.sender")
+
+T = TypeVar("T")
+
+CONFIRM_INTERVAL = 0.25
+"""Seconds between two looks at the chain while transactions are in flight."""
+WATCH_INTERVAL = 5.0
+"""The same while mined ones are only watched for reorganisations."""
+IDLE_INTERVAL = 0.5
+"""Seconds after which a task looks again for work that nobody announced."""
+
+
+@attrs.frozen
+class Surroundings:
+    """What every tenure of this sender shares."""
+
+    settings: Settings
+    store: Store
+    gateway: NodeGroup
+    wallet: Wallet
+    metrics: Metrics
+    health: Health
+    time: Time
+    entropy: Entropy
+
+
+class Tenure:
+    """Holds the lane of `address` under `epoch`."""
+
+    def __init__(
+        self, around: Surroundings, lane: Lane, works: Works, intake: Intake, address: bytes, epoch: int
+    ) -> None:
+        settings, health, metrics = around.settings, around.health, around.metrics
+        self._store = around.store
+        self._works = works
+        self._intake = intake
+        self._epoch = epoch
+        self._metrics = metrics
+        self._time = around.time
+        self.state = LaneState()
+        self.window = Window(settings.tx_window)
+        self.gate = Gate(health)
+        self.journal = Journal(lane, around.wallet, settings.gateway_chain_id, around.time)
+        questions = Questions(around.gateway, address, settings.rpc_timeout)
+        gas = GasTable(settings.gas_multiplier_percent)
+        market = Market(questions, gas, self.state, health)
+        verdicts = Verdicts(settings, address, questions, self.gate, metrics, around.entropy)
+        self._preparer = Preparer(
+            settings,
+            around.store,
+            works,
+            self.state,
+            self.window,
+            self.journal,
+            questions,
+            market,
+            gas,
+            self.gate,
+            verdicts,
+            health,
+            remote=around.wallet.is_remote,
+        )
+        self._broadcaster = Broadcaster(settings, self.state, self.window, questions, self.gate)
+        self._confirmer = Confirmer(
+            settings,
+            around.store,
+            works,
+            self.state,
+            self.window,
+            self.journal,
+            questions,
+            market,
+            gas,
+            verdicts,
+            metrics,
+            health,
+            around.time,
+        )
+        self._repairer = Repairer(
+            settings, address, self.state, self.journal, questions, market, self._broadcaster, metrics, health
+        )
+        self._funds = Funds(self.state, self.gate, questions, metrics, health)
+        self._to_send = trio.Event()
+        self._to_confirm = trio.Event()
+
+    async def run(self) -> None:
+        """Resolve what the journal shows, then send until the lane is lost. Raises LaneLost or DependencyDown."""
+        await self._recover()
+        await self._patiently("confirmer", self._confirm_once)
+        async with trio.open_nursery() as nursery:
+            for kind in WITH_RESPONSE:
+                nursery.start_soon(self._intake.claim, kind, self._epoch, self._room, self.state)
+            nursery.start_soon(self._prepare)
+            nursery.start_soon(self._broadcast)
+            nursery.start_soon(self._confirm)
+            nursery.start_soon(self._watch_funds)
+            nursery.start_soon(self._show)
+
+    async def _recover(self) -> None:
+        """Know from the journal what may be in flight, and take over the leases of the responses it carries (TX1)."""
+        entries = await self.journal.entries()
+        self.state.adopt(entries, await self.journal.highest_nonce(), trio.current_time())
+        keys = self.state.keys()
+        missing = [key for key in keys if key not in self._works]
+        if missing:
+            leased = dict(zip(missing, await self._store.lease_responses(missing, self._epoch), strict=True))
+            payloads = {}
+            for flight in self.state.flights.values():
+                carrier = next((entry for entry in flight.attempts if entry.kind is not None), None)
+                if flight.key is not None and carrier is not None:
+                    payloads[flight.key] = decode(carrier.raw, with_sender=False).transaction
+            for row in await self._store.load_responses([key for key in missing if leased[key]]):
+                payload = payloads[row.kind, row.id]
+                self._works.hold(Work(attrs.evolve(row, lease=self._epoch), payload.to, payload.data))
+        self._works.requeue(keys)
+        if entries:
+            log.info(
+                "the journal shows %d nonces in flight and %d watched; the next is %d",
+                len(self.state.flights),
+                len(self.state.watched),
+                self.state.next_nonce,
+            )
+
+    def _room(self, kind: Kind) -> int:
+        """How many more responses of `kind` may be taken into hand: the window and as many again to be prepared."""
+        if not self.gate.is_open:
+            on_trial = not self.gate.lacks_funds and self.gate.trial_in == 0.0 and not self._works.queued
+            return 1 if on_trial else 0
+        room = 2 * self.window.size - len(self._works)
+        return max(1, room) if kind in CEREMONIES else room
+
+    async def _prepare(self) -> None:
+        while True:
+            if self._preparer.room() > 0 and self._works.queued:
+                before = self._works.queued
+                entries = await self._patiently("signing", self._preparer.prepare_some)
+                if entries:
+                    self._to_send.set()
+                    self._to_confirm.set()
+                    continue
+                if self._works.queued < before:
+                    continue
+                await trio.sleep(IDLE_INTERVAL)
+            else:
+                with trio.move_on_after(IDLE_INTERVAL):
+                    await self._works.changed()
+
+    async def _broadcast(self) -> None:
+        while True:
+            if not self.state.unsent or self.gate.lacks_funds:
+                self._to_send = trio.Event()
+                with trio.move_on_after(IDLE_INTERVAL):
+                    await self._to_send.wait()
+                continue
+            pause = await self._patiently("broadcasting", self._broadcaster.broadcast_some)
+            self._to_confirm.set()
+            if pause:
+                await trio.sleep(pause)
+
+    async def _confirm(self) -> None:
+        while True:
+            self._to_confirm = trio.Event()
+            await self._patiently("confirming", self._confirm_once)
+            if self.state.flights:
+                await trio.sleep(CONFIRM_INTERVAL)
+            else:
+                with trio.move_on_after(WATCH_INTERVAL if self.state.watched else 60.0):
+                    await self._to_confirm.wait()
+
+    async def _confirm_once(self) -> None:
+        tip = await self._confirmer.look()
+        await self._repairer.repair(tip)
+        if self.state.unsent:
+            self._to_send.set()
+
+    async def _watch_funds(self) -> None:
+        while True:
+            await self._patiently("balance", self._funds.look)
+            await trio.sleep(self._funds.interval)
+
+    async def _show(self) -> None:
+        while True:
+            head = self.state.head_of_line()
+            age = self._time.now() - head.attempts[0].signed_at if head is not None else 0.0
+            self._metrics.set("kms_connector_tx_sender_nonce", float(self.state.next_nonce))
+            self._metrics.set("kms_connector_tx_sender_in_flight", float(len(self.state.flights)))
+            self._metrics.set("kms_connector_tx_sender_window", float(self.window.size))
+            self._metrics.set("kms_connector_tx_sender_oldest_unmined_seconds", max(0.0, age))
+            self._metrics.set("kms_connector_tx_sender_lane_paused", 0.0 if self.gate.is_open else 1.0)
+            await trio.sleep(1.0)
+
+    async def _patiently(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do `work` as soon as the chain or the wallet allow; a lost database ends the tenure."""
+        faults = 0
+        while True:
+            try:
+                return await work()
+            except DependencyDown as down:
+                if down.name == "database":
+                    raise
+                faults += 1
+                await until_up(name, down, faults)

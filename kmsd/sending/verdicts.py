@@ -1,0 +1,134 @@
+"""Turns answers of the chain about a response into what becomes of its row, and closes the gate where that is due."""
+
+import logging
+from collections.abc import Sequence
+
+import trio
+
+from kmsd.chain.outcomes import (
+    AfterRevert,
+    Next,
+    Situation,
+    after_revert,
+    confirmed,
+    retry_delay,
+    retry_fate,
+)
+from kmsd.config import Settings
+from kmsd.observe.metrics import Metrics
+from kmsd.operations.table import OPERATIONS
+from kmsd.ports import DependencyDown, Entropy, Lease, ResponseFate, ResponseOutcome
+from kmsd.sending.gate import Gate
+from kmsd.sending.questions import Call, Questions
+from kmsd.sending.works import Key, Work
+from kmsd.wire.addresses import ZERO_ADDRESS
+from kmsd.wire.errors import WireError
+from kmsd.wire.v0_11.errors import RevertClass, RevertReason
+from kmsd.wire.v0_11.views import GET_KMS_NODE
+
+log = logging.getLogger("kmsd.sender")
+
+REGISTRY_AGE = 1.0
+"""Seconds for which our registered signer is believed while responses are refused for it."""
+
+
+class Verdicts:
+    """What reverts mean here: knows our signer, counts refusals for registration in a row."""
+
+    def __init__(
+        self, settings: Settings, wallet: bytes, questions: Questions, gate: Gate, metrics: Metrics, entropy: Entropy
+    ) -> None:
+        self._settings = settings
+        self._wallet = wallet
+        self._questions = questions
+        self._gate = gate
+        self._metrics = metrics
+        self._entropy = entropy
+        self._refused_in_a_row: list[Key] = []
+        self._registered: bytes | None = None
+        self._registered_at = float("-inf")
+
+    async def prepare(self, reverts: Sequence[RevertReason]) -> None:
+        """Read our signer again if one of `reverts` is about a signer. Raises DependencyDown."""
+        classes = {revert.revert_class for revert in reverts}
+        if self._settings.kms_signer_address is None and classes & {
+            RevertClass.SIGNER_REFUSED,
+            RevertClass.ALREADY_RESPONDED,
+        }:
+            await self._read_registered_signer()
+
+    def after(self, work: Work, revert: RevertReason, *, mined: bool) -> ResponseOutcome:
+        """What becomes of the response whose call or transaction was reverted. `prepare` comes first."""
+        situation = Situation(
+            wallet=self._wallet,
+            mined=mined,
+            known_signer=self._settings.kms_signer_address or self._registered,
+            registration_refusals=len([key for key in self._refused_in_a_row if key != work.key]),
+        )
+        decision = confirmed(after_revert(revert, situation), work.response.error_counter)
+        if decision.registration and work.key not in self._refused_in_a_row:
+            self._refused_in_a_row.append(work.key)
+        self._count_error(work)
+        if decision.next is Next.PAUSE or (decision.registration and not self._gate.is_open):
+            return self._pause(work, decision)
+        if decision.next is Next.COMPLETE:
+            self.accepted()
+            log.info("%s %x: %s", work.response.kind, work.response.id, decision.words)
+            return ResponseOutcome(self._lease(work), ResponseFate.COMPLETED, decision.words)
+        if decision.next is Next.FAIL:
+            log.error("response %s %x failed: %s", work.response.kind, work.response.id, decision.words)
+            return ResponseOutcome(self._lease(work), ResponseFate.FAILED, decision.words, counted=True)
+        return self.again(work, decision.words)
+
+    def again(self, work: Work, words: str, *, counted: bool = True) -> ResponseOutcome:
+        """Back to the queue with back-off, or failed when the budget is spent."""
+        response = work.response
+        fate = retry_fate(response.kind, response.budget_age, self._settings.decryption_time_budget)
+        delay = retry_delay(response.attempts, self._entropy.random())
+        if fate is ResponseFate.FAILED:
+            words = f"time budget spent; {words}"
+            log.error("response %s %x failed: %s", response.kind, response.id, words)
+            return ResponseOutcome(self._lease(work), fate, words, counted=counted)
+        log.warning("response %s %x is tried again in %.0f s: %s", response.kind, response.id, delay, words)
+        return ResponseOutcome(self._lease(work), fate, words, delay=delay, counted=counted)
+
+    def failed(self, work: Work, words: str) -> ResponseOutcome:
+        """Refused for good by ourselves: no transaction can carry it."""
+        self._count_error(work)
+        log.error("response %s %x failed: %s", work.response.kind, work.response.id, words)
+        return ResponseOutcome(self._lease(work), ResponseFate.FAILED, words, counted=True)
+
+    def completed(self, work: Work, tx_hash: bytes) -> ResponseOutcome:
+        """Mined with status 1."""
+        self.accepted()
+        return ResponseOutcome(self._lease(work), ResponseFate.COMPLETED, tx_hash=tx_hash)
+
+    def accepted(self) -> None:
+        """A response of ours was accepted: registration is right."""
+        self._refused_in_a_row.clear()
+
+    def _pause(self, work: Work, decision: AfterRevert) -> ResponseOutcome:
+        refusal = decision.refusal or self._gate.refusal
+        assert refusal is not None
+        self._gate.close(refusal, decision.words)
+        return ResponseOutcome(self._lease(work), ResponseFate.PENDING, decision.words, delay=self._gate.trial_in)
+
+    def _lease(self, work: Work) -> Lease:
+        return Lease(work.response.kind, work.response.id, work.response.lease)
+
+    def _count_error(self, work: Work) -> None:
+        response = OPERATIONS[work.response.kind].response
+        assert response is not None
+        self._metrics.inc("kms_connector_tx_sender_gateway_tx_sent_errors", response.label)
+
+    async def _read_registered_signer(self) -> None:
+        now = trio.current_time()
+        if now - self._registered_at < REGISTRY_AGE:
+            return
+        try:
+            call = Call(self._settings.gateway_config_contract.address, GET_KMS_NODE.encode(self._wallet))
+            signer = GET_KMS_NODE.decode_return(await self._questions.view(call)).signer_address
+        except WireError as error:
+            raise DependencyDown("gateway", f"getKmsNode: {error}") from error
+        self._registered = signer if signer != ZERO_ADDRESS else None
+        self._registered_at = now
