@@ -129,6 +129,15 @@ def _function(name: str, arguments: AbiType[R], returns: AbiType[Any], *, single
     return Function(name, arguments, returns, single, signature, keccak256(signature.encode("ascii"))[:4])
 
 
+def declared(declaration: str, returns: str = "()") -> Function[tuple[Any, ...], Any]:
+    """Describe a function from its declaration, such as `allow(bytes32 handle, address account)`, for a rare use.
+
+    Return values come as a tuple of all. Raises WireError for text that is no declaration.
+    """
+    name, arguments = _parse_declaration(declaration)
+    return _function(name, arguments.type, abi.parse_parameters(returns).type, single=False)
+
+
 _DECLARATION = re.compile(r"([A-Za-z_$][A-Za-z0-9_$]*)\s*(\(.*\))", re.ASCII)
 
 
@@ -149,10 +158,13 @@ class CustomError:
 
 def custom_error(declaration: str) -> CustomError:
     """Describe an error from its declaration, such as `NotKmsSigner(address signer)`."""
+    name, (arguments, names) = _parse_declaration(declaration)
+    signature = name + arguments.name
+    return CustomError(name, arguments, names, signature, keccak256(signature.encode("ascii"))[:4])
+
+
+def _parse_declaration(declaration: str) -> tuple[str, abi.Parameters]:
     match = _DECLARATION.fullmatch(declaration)
     if not match:
         raise WireError(f"not a declaration: {declaration[:120]!r}")
-    name, text = match.groups()
-    arguments, names = abi.parse_parameters(text)
-    signature = name + arguments.name
-    return CustomError(name, arguments, names, signature, keccak256(signature.encode("ascii"))[:4])
+    return match[1], abi.parse_parameters(match[2])

@@ -28,8 +28,8 @@ def recover(digest: bytes, signature: bytes) -> bytes:
         raise WireError("the signature has a high s")
     try:
         key = coincurve.PublicKey.from_signature_and_message(signature[:64] + bytes((v - 27,)), digest, hasher=None)
-    except Exception as error:  # coincurve raises bare Exception where libsecp256k1 finds no key
-        raise WireError("no key recovers from the signature") from error
+    except ValueError:
+        raise WireError("no key recovers from the signature") from None
     return _address(key)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kmsd.wire.contract import custom_error
+from kmsd.wire.contract import custom_error, declared
 from kmsd.wire.errors import WireError
 from kmsd.wire.v0_11 import calls, events, views
 from kmsd.wire.v0_11.errors import CLASS_OF, ERRORS
@@ -15,7 +15,7 @@ VECTORS = Path(__file__).parent.parent / "vectors"
 SELECTORS = json.loads((VECTORS / "selectors.json").read_text())["v0.11"]
 CONTRACTS = {path.stem: json.loads(path.read_text()) for path in sorted((VECTORS / "abi-v0.11").glob("*.json"))}
 
-# Functions that a connector neither calls nor meets: the sandbox describes those it needs by their declaration.
+# Functions that a connector neither calls nor meets; `declared` describes one where it is needed.
 NOT_DESCRIBED = {
     "addCiphertextMaterial",
     "allow",
@@ -123,3 +123,12 @@ def test_declaration_of_an_error() -> None:
     for text in ("NotKmsSigner", "(address)", "Not KmsSigner(address)"):
         with pytest.raises(WireError):
             custom_error(text)
+
+
+def test_declaration_of_a_function() -> None:
+    functions = {s: f for contract in SELECTORS.values() for s, f in contract["functions"].items()}
+    for signature, selector in functions.items():
+        assert f"0x{declared(signature).selector.hex()}" == selector
+    balance = declared("balanceOf(address account)", "(uint256 balance)")
+    assert balance.decode_return(balance.encode_return((5,))) == (5,)
+    assert balance.decode(balance.encode(b"a" * 20)) == (b"a" * 20,)

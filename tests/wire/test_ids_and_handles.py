@@ -36,10 +36,12 @@ def test_small_ids(text: str, number: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "  ", "pub", "pub:", "pub:x", "pub:-1", "PUB:1", "cat:1", "0x", "0xg", "-1", "1.0", "1e9", "ff", "a" * 62, "1_000",
-     "0x-1",      str(2**256), "f" * 65, f"0x{'f' * 65}", "١٢", "12 13", f"pub:{2**248}", "pub:1:2", "9" * 5000,
-     "pub:" + "9" * 5000],
-)  # fmt: skip
+    [
+        *("", "  ", "pub", "pub:", "pub:x", "pub:-1", "PUB:1", "cat:1", "pub:1:2", "0x", "0xg", "0x-1", "-1", "1.0"),
+        *("1e9", "ff", "a" * 62, "1_000", str(2**256), "f" * 65, f"0x{'f' * 65}", "١٢", "12 13", f"pub:{2**248}"),
+        *("9" * 5000, "pub:" + "9" * 5000),
+    ],
+)
 def test_what_is_no_id(text: str) -> None:
     with pytest.raises(WireError):
         ids.parse_id(text)
