@@ -19,7 +19,7 @@ def fuzz(request: pytest.FixtureRequest) -> Fuzz:
 
     def run(strategy: SearchStrategy[Any], check: Callable[[Any], None]) -> None:
         limits = settings(
-            max_examples=1000 if share else 100,
+            max_examples=200 if share else 100,
             deadline=None,
             derandomize=not share,
             database=None,
@@ -30,8 +30,8 @@ def fuzz(request: pytest.FixtureRequest) -> Fuzz:
 
         def counted(value: Any) -> None:
             nonlocal examples
-            examples += 1
             if not share or time.monotonic() < end:
+                examples += 1
                 check(value)
 
         while True:

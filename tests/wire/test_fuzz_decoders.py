@@ -4,11 +4,12 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import strategies as st
-from wire_strategies import ADDRESSES, WORDS, Fuzz, content_bytes, mutated, values
+from wire_strategies import ADDRESSES, WORDS, Fuzz, accidents, content_bytes, mutated, values
 
 from kmsd.wire import abi, addresses, handles, ids, otlp, plaintexts, reverts, shares, signatures
 from kmsd.wire.abi import AbiType
@@ -17,6 +18,8 @@ from kmsd.wire.v0_11 import calls, events, views
 from kmsd.wire.v0_11.errors import ERRORS, RevertReason, decode_revert
 
 pytestmark = pytest.mark.fuzz
+
+VECTORS = Path(__file__).parent.parent / "vectors"
 
 
 class Log(NamedTuple):
@@ -260,17 +263,38 @@ def test_short_binaries(fuzz: Fuzz) -> None:
     )
 
 
-VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "gateway.json").read_text())["v0.11"]
+GATEWAY = json.loads((VECTORS / "gateway.json").read_text())["v0.11"]
+KMS_CORE = json.loads((VECTORS / "kms-core.json").read_text())
 
 
-def test_golden_logs_mutated(fuzz: Fuzz) -> None:
-    """From the contracts' own logs and calldata, so that deep structures are reached."""
-    seeds = [
-        (tuple(bytes.fromhex(t[2:]) for t in entry["topics"]), bytes.fromhex(entry["data"][2:]))
-        for entry in VECTORS["events"].values()
-    ]
+def golden() -> list[tuple[Callable[[bytes], Any], bytes, int]]:
+    """Decoder, bytes and size of a word of every golden vector, each log with its right topics."""
+    found: list[tuple[Callable[[bytes], Any], bytes, int]] = []
+    for log in GATEWAY["events"].values():
+        topics = tuple(bytes.fromhex(topic[2:]) for topic in log["topics"])
+        found.append((lambda data, topics=topics: events.decode(Log(topics, data)), bytes.fromhex(log["data"][2:]), 32))
+    for call in GATEWAY["calls"].values():
+        function = calls.FUNCTIONS[bytes.fromhex(call["selector"][2:])]
+        selector, data = function.selector, bytes.fromhex(call["calldata"][10:])
+        found.append((lambda data, selector=selector: calls.decode_call(selector + data), data, 32))
+    for view in GATEWAY["views"].values():
+        function = views.VIEWS[bytes.fromhex(view["selector"][2:])]
+        found.append((function.decode_return, bytes.fromhex(view["returndata"][2:]), 32))
+    for share in KMS_CORE["user_decrypted_share"]["samples"]:
+        found.append((shares.decode, bytes.fromhex(share["hex"]), 8))
+    return found
 
-    def check(log: tuple[tuple[bytes, ...], bytes]) -> None:
-        survives(events.decode, Log(*log), 32 + len(log[1]))
 
-    fuzz(st.sampled_from(seeds).flatmap(lambda seed: st.tuples(st.just(seed[0]), mutated(st.just(seed[1])))), check)
+def test_golden_bytes_damaged_at_speed(fuzz: Fuzz) -> None:
+    """Hypothesis draws seeds; each is ten rounds of accidents to every golden vector."""
+    seeds = golden()
+    assert len(seeds) == 17 + 15 + 8 + 3
+
+    def check(seed: int) -> None:
+        chance = Random(seed)
+        for decode, data, word in seeds:
+            for _ in range(10):
+                damaged = accidents(data, chance, word)
+                survives(decode, damaged, len(damaged))
+
+    fuzz(st.integers(0, 2**64 - 1), check)

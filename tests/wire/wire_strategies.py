@@ -1,10 +1,11 @@
 """Strategies for hypothesis: ABI types with values, and bytes that were valid once."""
 
 from collections.abc import Callable
+from random import Random
 from typing import Any, Protocol
 
 from hypothesis import strategies as st
-from hypothesis.strategies import DrawFn, SearchStrategy
+from hypothesis.strategies import SearchStrategy
 
 
 class Fuzz(Protocol):
@@ -63,43 +64,47 @@ def values(name: str) -> SearchStrategy[Any]:
     return st.binary(min_size=length, max_size=length)
 
 
-@st.composite
-def mutated(draw: DrawFn, valid: SearchStrategy[bytes], word: int = 32) -> bytes:
-    """Valid bytes after up to four accidents: cut, flipped, overwritten with wild numbers, spliced, repeated."""
-    data = bytearray(draw(valid))
-    for _ in range(draw(st.integers(0, 4))):
-        at = draw(st.integers(0, len(data)))
-        length = draw(st.integers(0, 200))
-        accident = draw(st.sampled_from(("cut", "flip", "number", "splice", "repeat", "insert", "delete")))
+def mutated(valid: SearchStrategy[bytes], word: int = 32) -> SearchStrategy[bytes]:
+    """Valid bytes after some accidents (or none)."""
+    return st.builds(lambda data, seed: accidents(data, Random(seed), word), valid, st.integers(0, 2**64 - 1))
+
+
+def accidents(data: bytes, chance: Random, word: int = 32) -> bytes:
+    """`data` cut, flipped, overwritten with wild numbers, spliced or repeated, up to four times.
+
+    `word` is the size of the numbers in it: 32 bytes big-endian (ABI) or 8 little-endian (bincode).
+    """
+    damaged = bytearray(data)
+    for _ in range(chance.choice((0, 1, 1, 1, 2, 3, 4))):
+        at = chance.randint(0, len(damaged))
         aligned = at - at % word
-        if accident == "cut":
-            del data[at:]
-        elif accident == "flip" and at < len(data):
-            data[at] ^= draw(st.integers(1, 255))
-        elif accident == "number":
-            number = draw(wild_numbers(len(data), 8 * word))
-            data[aligned : aligned + word] = number.to_bytes(word, "big" if word == 32 else "little")
-        elif accident == "splice":
-            source = draw(st.integers(0, len(data)))
-            data[aligned : aligned + length] = data[source - source % word :][:length]
-        elif accident == "repeat":
-            data[at:at] = data[aligned : aligned + length]
-        elif accident == "insert":
-            data[at:at] = draw(st.binary(max_size=64))
-        elif accident == "delete":
-            del data[at : at + length]
-    return bytes(data)
+        length = chance.randint(0, 200)
+        match chance.choice(("cut", "flip", "number", "number", "splice", "repeat", "insert", "delete")):
+            case "cut":
+                del damaged[at:]
+            case "flip" if at < len(damaged):
+                damaged[at] ^= chance.randint(1, 255)
+            case "number":
+                number = wild_number(len(damaged), 8 * word, chance)
+                damaged[aligned : aligned + word] = number.to_bytes(word, "big" if word == 32 else "little")
+            case "splice":
+                source = chance.randint(0, len(damaged))
+                damaged[aligned : aligned + length] = damaged[source - source % word :][:length]
+            case "repeat":
+                damaged[at:at] = damaged[aligned : aligned + length]
+            case "insert":
+                damaged[at:at] = chance.randbytes(length)
+            case "delete":
+                del damaged[at : at + length]
+    return bytes(damaged)
 
 
-def wild_numbers(size: int, bits: int) -> SearchStrategy[int]:
-    """Offsets, lengths and counts that a careless decoder trusts."""
+def wild_number(size: int, bits: int, chance: Random) -> int:
+    """An offset, length or count that a careless decoder trusts, in data of `size` bytes."""
     top = 2**bits
     edges = (0, 1, 31, 32, 33, size, size - 1, size - 32, size + 1, 2**31, 2**32, 2**63, top // 2, top - 32, top - 1)
-    return st.one_of(
-        st.sampled_from([n for n in edges if 0 <= n < top]),
-        st.integers(0, max(size // 32, 1)).map(lambda n: 32 * n),
-        st.integers(0, top - 1),
-    )
+    aligned = 32 * chance.randint(0, max(size // 32, 1))
+    return chance.choice((aligned, aligned, chance.choice(edges), chance.getrandbits(bits))) % top
 
 
 def content_bytes(value: Any) -> int:
