@@ -596,6 +596,16 @@ class Wake(NamedTuple):
     is_response: bool
 
 
+class Listed(NamedTuple):
+    """A row as a summary names it; `status` is its `operation_status`."""
+
+    kind: Kind
+    id: int
+    is_response: bool
+    status: str
+    last_error: str | None
+
+
 class KeyAllowance(StrEnum):
     """What the registry of keys allows under a key (decisions.md 33)."""
 
@@ -682,6 +692,9 @@ class Store(Protocol):
 
     async def open_requests(self) -> Mapping[tuple[Kind, bool], int]:
         """Rows neither completed nor failed, by (kind, is_response): what `--once` waits for."""
+
+    async def listed(self, statuses: Sequence[str], *, changed_after: float, limit: int) -> Sequence[Listed]:
+        """Rows in one of `statuses` that changed at or after the instant, oldest first, at most `limit`."""
 
     async def next_due(self, kind: Kind, is_response: bool) -> float | None:
         """Seconds until the earliest pending row is due (≤ 0: now), None when nothing is pending."""

@@ -1,0 +1,243 @@
+"""The whole of kmsd on one page: what exists, who starts when, who stops when.
+
+        listener ──wake-ups, fresh rows──► worker ──wake-ups──► sender          gc
+            └───────────────┬──────────────────┴───────────────────┴─────────────┘
+                         Postgres
+
+Three nurseries, one inside the other, die from the inside out:
+
+    infrastructure   monitoring, heartbeat, notifications, gauges      dies last
+      working        worker, sender                                    drain until `shutdown_grace`
+        intake       listener, gc                                      stop first
+
+Recovery after SIGKILL and start after a clean stop are the same code (rule 6). The outside world comes in as ports
+(`outside.py` opens the real one, `tests/sim` a simulated one); everything here runs in both.
+"""
+
+import logging
+import os
+import signal
+from typing import Any
+
+import attrs
+import trio
+import trio_asyncio
+
+from kmsd.chain.chain import Chain
+from kmsd.clock import SystemEntropy, SystemTime
+from kmsd.config import Settings
+from kmsd.gc import Gc
+from kmsd.handover import Handover, NoHandover
+from kmsd.listener import Listener
+from kmsd.observe.gauges import Gauges
+from kmsd.observe.health import Health
+from kmsd.observe.metrics import Metrics
+from kmsd.observe.monitoring import Monitoring
+from kmsd.once import Once
+from kmsd.outside import Outside, open_outside
+from kmsd.ownership import Ownership
+from kmsd.ports import DependencyDown, Identity, IdentityMismatch
+from kmsd.sender import Sender
+from kmsd.supervise import Fatal, find_fatal, supervise
+from kmsd.wakeups import WakeUps
+from kmsd.worker import Worker
+
+log = logging.getLogger("kmsd.nursery")
+
+EXIT_CONFIGURATION = 78
+"""Configuration error or another network's database (sysexits EX_CONFIG)."""
+EXIT_DATABASE_AWAY = 75
+"""Stopped on request, but the leases could not be given back (sysexits EX_TEMPFAIL); the next start reclaims them."""
+
+
+@attrs.frozen
+class Options:
+    """How to run: for ever, or `once` up to the head of the start, replaying from `from_block` if given."""
+
+    once: bool = False
+    from_block: int | None = None
+    json: bool = False
+
+
+def main(settings: Settings, options: Options) -> int:
+    """Run the daemon against the real world until it is told to stop; the exit status."""
+    return trio.run(_against_the_real_world, settings, options)
+
+
+async def _against_the_real_world(settings: Settings, options: Options) -> int:
+    time, entropy = SystemTime(), SystemEntropy()
+    metrics, health = Metrics(), Health(time)
+    stop = trio.Event()
+    async with trio_asyncio.open_loop() as loop, trio.open_nursery() as nursery:
+        # Its default handler ends the loop, and so every sibling, on any asyncio error that nobody retrieved.
+        loop.set_exception_handler(_log_asyncio_error)
+        await nursery.start(_watch_signals, stop)
+        async with open_outside(settings, metrics, health, time, entropy) as outside:
+            status = await Daemon(settings, options, outside, metrics, health).run(stop)
+        nursery.cancel_scope.cancel()
+    return status
+
+
+class Daemon:
+    """All siblings of one process over one set of ports."""
+
+    def __init__(
+        self, settings: Settings, options: Options, outside: Outside, metrics: Metrics, health: Health
+    ) -> None:
+        roles = settings.roles
+        store, time, entropy = outside.store, outside.time, outside.entropy
+        gateway = Chain(outside.gateway, health)
+        hosts = {chain_id: Chain(nodes, health) for chain_id, nodes in outside.hosts.items()}
+        wakeups = WakeUps()
+        ownership = Ownership(store, settings.instance_name, roles)
+        worker = sender = listener = gc = None
+        handover: Handover = NoHandover()
+        if "worker" in roles:
+            worker = Worker(
+                settings,
+                store,
+                ownership,
+                wakeups,
+                outside.core,
+                outside.blobs,
+                gateway,
+                hosts,
+                metrics,
+                health,
+                time,
+                entropy,
+            )
+            handover = worker.handover
+        if "sender" in roles and outside.wallet is not None:
+            sender = Sender(
+                settings, store, ownership, wakeups, gateway, outside.wallet, metrics, health, time, entropy
+            )
+        if "listener" in roles:
+            listener = Listener(
+                settings, outside.gateway, store, ownership, wakeups, handover, metrics, health, time, entropy
+            )
+        if "gc" in roles:
+            gc = Gc(settings, store, wakeups, metrics)
+        self.settings, self.options, self.outside, self.health, self.metrics = (
+            settings,
+            options,
+            outside,
+            health,
+            metrics,
+        )
+        self.wakeups, self.ownership = wakeups, ownership
+        self.worker, self.sender, self.listener, self.gc = worker, sender, listener, gc
+        self.gauges = Gauges(settings, store, metrics, health, worker, sender)
+        self.monitoring = Monitoring(settings, metrics, health)
+
+    async def run(self, stop: trio.Event) -> int:
+        """Serve until `stop` is set (or, once, until nothing can proceed); the exit status."""
+        try:
+            async with trio.open_nursery() as infrastructure:
+                status = await self._serve(infrastructure, stop)
+                infrastructure.cancel_scope.cancel()
+            return status
+        except BaseExceptionGroup as group:
+            fatal = find_fatal(group)
+            if fatal is None:
+                raise
+            log.critical("kmsd ends: %s", fatal)
+            return fatal.exit_status
+        finally:
+            self.monitoring.stopped()
+
+    async def _serve(self, infrastructure: trio.Nursery, stop: trio.Event) -> int:
+        await infrastructure.start(self.monitoring.run)
+        if not await self._prepare_database(stop):
+            return 0
+        infrastructure.start_soon(self.ownership.run)
+        infrastructure.start_soon(self._supervised, "notifications", self._hear_notifications)
+        infrastructure.start_soon(self._supervised, "gauges", self.gauges.run)
+        status = 0
+        try:
+            async with trio.open_nursery() as working:
+                for name, sibling in (("worker", self.worker), ("sender", self.sender)):
+                    if sibling is not None:
+                        working.start_soon(self._supervised, name, sibling.run)
+                async with trio.open_nursery() as intake:
+                    if self.gc is not None:
+                        intake.start_soon(self._supervised, "gc", self.gc.run)
+                    if self.options.once:
+                        status = await Once(self).run(stop)
+                    else:
+                        if self.listener is not None:
+                            intake.start_soon(self._supervised, "listener", self.listener.run)
+                        self.monitoring.ready()
+                        await stop.wait()
+                    self.monitoring.stopping()
+                    intake.cancel_scope.cancel()
+                await self._drain()
+                working.cancel_scope.cancel()
+        finally:
+            with trio.move_on_after(5.0, shield=True):
+                gave_back = await self._leave()
+        return status if gave_back else status or EXIT_DATABASE_AWAY
+
+    async def _supervised(self, name: str, run: Any) -> None:
+        await supervise(name, run, self.outside.entropy)
+
+    async def _prepare_database(self, stop: trio.Event) -> bool:
+        """Migrate and check the identity, waiting for a database that is down (PR2); False when told to stop first."""
+        identity = Identity(
+            self.settings.gateway_chain_id,
+            self.settings.decryption_contract.address,
+            self.settings.kms_generation_contract.address,
+        )
+        while not stop.is_set():
+            try:
+                await self.outside.migrate()
+                await self.outside.store.adopt(identity)
+                return True
+            except DependencyDown as down:
+                self.health.fault(down.name, down.detail)
+                with trio.move_on_after(1.0):
+                    await stop.wait()
+            except IdentityMismatch as mismatch:
+                raise Fatal(str(mismatch), EXIT_CONFIGURATION) from mismatch
+        return False
+
+    async def _hear_notifications(self) -> None:
+        """LISTEN/NOTIFY feeds the same channels for rows that another process wrote."""
+        async with self.outside.store.wakes() as wakes:
+            async for wake in wakes:
+                self.wakeups.ring(wake.kind, is_response=wake.is_response)
+
+    async def _drain(self) -> None:
+        """Let work in hand finish within `shutdown_grace`; what is left is given back afterwards (PR1)."""
+        draining = [sibling for sibling in (self.worker, self.sender) if sibling is not None]
+        for sibling in draining:
+            sibling.stop_intake()
+        with trio.move_on_after(self.settings.shutdown_grace):
+            while any(sum(sibling.in_flight.values()) for sibling in draining):
+                await trio.sleep(0.05)
+
+    async def _leave(self) -> bool:
+        """Give back every lease; False when the database could not be told in time."""
+        try:
+            rows = await self.ownership.leave()
+        except DependencyDown as down:
+            log.error("leases stay with this owner until the next start: %s", down)
+            return False
+        log.info("left the database", extra={"rows_given_back": rows})
+        return True
+
+
+async def _watch_signals(stop: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+    """The first SIGTERM or SIGINT asks for a clean stop, the second ends the process at once (PR1)."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        task_status.started()
+        async for number in received:
+            if stop.is_set():
+                log.error("second signal: exiting at once")
+                os._exit(128 + number)
+            log.info("signal %s: stopping", signal.Signals(number).name)
+            stop.set()
+
+
+def _log_asyncio_error(loop: Any, context: dict[str, Any]) -> None:
+    log.warning("asyncio: %s", context.get("message"), exc_info=context.get("exception"))
