@@ -82,7 +82,10 @@ class Sender:
         async with self._around.store.open_lane(chain_id, address, epoch) as lane:
             log.info("sending as %s on chain %d", to_checksum(address), chain_id)
             self.tenure = Tenure(self._around, lane, self._works, self._intake, address, epoch)
-            await self.tenure.run()
+            try:
+                await self.tenure.run()
+            finally:
+                self._around.metrics.set("kms_connector_tx_sender_lane_held", 0.0)
 
 
 def _first(error: BaseException | None) -> BaseException:

@@ -45,15 +45,15 @@ class Window:
 class Flight:
     """A nonce in flight and every transaction signed for it, the last one being the one to broadcast.
 
-    `key` names the response that it carries or waits with (None for a filler of a hole). `sent_at`: when a node last
-    took the last attempt. `missing_since`: the nonce is mined, but none of our hashes has a receipt. `refused`: the
-    words with which every node refused the transaction for good; then a filler takes the nonce.
+    `key` names the response that it carries or waits with (None for a filler of a hole). `taken_at`, `sent_at`: when
+    a node first and last took the last attempt. `missing_since`: the nonce is mined, but none of our hashes has a
+    receipt. `refused`: the words with which every node refused the transaction for good; a filler takes the nonce.
     """
 
     nonce: int
     attempts: list[JournalEntry]
     key: tuple[Kind, int] | None
-    signed_at: float
+    taken_at: float | None = None
     sent_at: float | None = None
     missing_since: float | None = None
     refused: str | None = None
@@ -85,8 +85,10 @@ class LaneState:
         self.flights: dict[int, Flight] = {}
         self.watched: dict[int, Landed] = {}
         self.unsent: set[int] = set()
+        self.last_cost = 0
+        """wei that a node wants the wallet to have for the transaction that was signed last."""
 
-    def adopt(self, entries: Iterable[JournalEntry], highest: int | None, now: float) -> None:
+    def adopt(self, entries: Iterable[JournalEntry], highest: int | None) -> None:
         """Take over the unfinished entries of the journal at start. All of them count as not yet broadcast."""
         by_nonce: dict[int, list[JournalEntry]] = {}
         for entry in sorted(entries, key=lambda entry: (entry.nonce, entry.attempt)):
@@ -96,21 +98,22 @@ class LaneState:
             if mined is not None:
                 self._watch(mined, attempts)
             else:
-                self._fly(attempts, now)
+                self._fly(attempts)
         if highest is not None:
             self.next_nonce = max(self.next_nonce, highest + 1)
 
-    def add(self, entries: Sequence[JournalEntry], now: float) -> None:
+    def add(self, entries: Sequence[JournalEntry]) -> None:
         """Nonces that were signed and journaled, in order from `next_nonce`, or fillers of holes below it."""
         for entry in entries:
-            self._fly([entry], now)
+            self._fly([entry])
+            self.last_cost = entry.gas_limit * entry.max_fee_per_gas
             self.next_nonce = max(self.next_nonce, entry.nonce + 1)
 
-    def replace(self, entry: JournalEntry, now: float) -> None:
+    def replace(self, entry: JournalEntry) -> None:
         """Another attempt for a nonce in flight."""
         flight = self.flights[entry.nonce]
         flight.attempts.append(entry)
-        flight.signed_at, flight.sent_at = now, None
+        flight.taken_at = flight.sent_at = None
         self.unsent.add(entry.nonce)
 
     def sent(self, nonce: int, attempt: int, now: float) -> None:
@@ -118,6 +121,7 @@ class LaneState:
         flight = self.flights.get(nonce)
         if flight is not None and flight.last.attempt == attempt:
             flight.sent_at = now
+            flight.taken_at = flight.taken_at if flight.taken_at is not None else now
             self.unsent.discard(nonce)
 
     def resend(self, nonces: Iterable[int]) -> None:
@@ -142,10 +146,10 @@ class LaneState:
         self.unsent.discard(nonce)
         return self.flights.pop(nonce, None)
 
-    def unmined(self, attempts: Sequence[JournalEntry], now: float) -> None:
+    def unmined(self, attempts: Sequence[JournalEntry]) -> None:
         """A watched nonce fell out of the chain: in flight again, to be broadcast. `attempts` have their raw bytes."""
         self.watched.pop(attempts[0].nonce, None)
-        self._fly(list(attempts), now)
+        self._fly(list(attempts))
 
     def deep(self, head: int, limit: int) -> list[Landed]:
         """Up to `limit` watched nonces that no reorganisation reaches any more."""
@@ -189,20 +193,21 @@ class LaneState:
         overdue: list[Flight] = []
         for nonce in sorted(self.flights):
             flight = self.flights[nonce]
-            if now - flight.signed_at < resubmit_after or len(overdue) >= MAX_REPLACEMENTS:
+            if flight.taken_at is None or flight.missing_since is not None:
+                continue  # no node has it, so it cannot be in their way; or it is mined
+            if now - flight.taken_at < resubmit_after or len(overdue) >= MAX_REPLACEMENTS:
                 break
-            if flight.sent_at is not None and flight.missing_since is None:
-                overdue.append(flight)
+            overdue.append(flight)
         return overdue
 
     def _watch(self, mined: JournalEntry, attempts: Iterable[JournalEntry]) -> None:
         others = [without_raw(entry) for entry in attempts if entry.attempt != mined.attempt]
         self.watched[mined.nonce] = Landed(without_raw(mined), others)
 
-    def _fly(self, attempts: list[JournalEntry], now: float) -> None:
+    def _fly(self, attempts: list[JournalEntry]) -> None:
         nonce = attempts[0].nonce
         key = next(((e.kind, e.id) for e in attempts if e.kind is not None and e.id is not None), None)
-        self.flights[nonce] = Flight(nonce, attempts, key, now)
+        self.flights[nonce] = Flight(nonce, attempts, key)
         self.unsent.add(nonce)
 
 

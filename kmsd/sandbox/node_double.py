@@ -53,11 +53,12 @@ class Execution:
     logs: tuple[EmittedLog, ...] = ()
 
 
-Contracts = Callable[[bytes, bytes, bytes, bool], Execution]
-"""(sender, to, calldata, commit) → what happens; with `commit` the contract may change its own state."""
+Contracts = Callable[[bytes, bytes, bytes, int | None], Execution]
+"""(sender, to, calldata, gas limit) → what happens. A limit means a transaction: the contract changes its state if the
+gas suffices; None is a question, which changes nothing."""
 
 
-def nothing_happens(sender: bytes, to: bytes, data: bytes, commit: bool) -> Execution:
+def nothing_happens(sender: bytes, to: bytes, data: bytes, gas: int | None) -> Execution:
     """Every call succeeds and does nothing; plain transfers cost 21,000."""
     return Execution(gas=21_000 if not data else 100_000)
 
@@ -320,7 +321,7 @@ class ChainDouble:
         log_index = 0
         for index, pooled in enumerate(picked):
             transaction, sender = pooled.signed.transaction, pooled.signed.sender
-            done = self.contracts(sender, transaction.to, transaction.data, True)
+            done = self.contracts(sender, transaction.to, transaction.data, transaction.gas_limit)
             gas_used = min(done.gas, transaction.gas_limit)
             reverted = done.reverted is not None or done.gas > transaction.gas_limit
             block.gas_used += gas_used
@@ -474,7 +475,7 @@ class ChainDouble:
 
     def _ask(self, call: Mapping[str, Any]) -> Execution:
         data = _bytes(call.get("data") or call.get("input") or "0x")
-        done = self.contracts(_bytes(call.get("from") or "0x" + "00" * 20), _bytes(call["to"]), data, False)
+        done = self.contracts(_bytes(call.get("from") or "0x" + "00" * 20), _bytes(call["to"]), data, None)
         if done.reverted is not None:
             raise RpcFailure(3, "execution reverted", _hex(done.reverted))
         return done

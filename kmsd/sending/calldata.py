@@ -29,4 +29,7 @@ def response_call(settings: Settings, response: ClaimedResponse) -> tuple[bytes,
     contract = (
         settings.decryption_contract if operation.stream is Stream.DECRYPTION else settings.kms_generation_contract
     )
-    return contract.address, RESPONSES[operation.response.function].encode(response.id, *arguments)
+    try:
+        return contract.address, RESPONSES[operation.response.function].encode(response.id, *arguments)
+    except (TypeError, AttributeError) as error:
+        raise WireError(f"a field of another type than its column's: {error}") from error

@@ -87,6 +87,7 @@ class Confirmer:
         sentinel = self._state.sentinel()
         tip = await self._questions.tip(sentinel.tx_hash if sentinel is not None else None)
         self._market.see_count(tip.mined_count)
+        self._metrics.set("kms_connector_tx_sender_chain_nonce", float(tip.mined_count))
         if sentinel is not None and (tip.sentinel is None or tip.sentinel.block_hash != sentinel.block_hash):
             await self._check_watched(tip.head)
         mined = self._state.below(tip.mined_count)
@@ -246,14 +247,13 @@ class Confirmer:
         for entry in moved:
             self._state.watched[entry.nonce].mined = entry
         if lost:
-            now = trio.current_time()
             fallen = dict.fromkeys(entry.nonce for entry in lost)
             attempts: dict[int, list[JournalEntry]] = {}
             for entry in await self._journal.entries():
                 if entry.nonce in fallen:
                     attempts.setdefault(entry.nonce, []).append(entry)
             for entries in attempts.values():
-                self._state.unmined(entries, now)
+                self._state.unmined(entries)
 
     def _count(self, mined: Mined) -> None:
         now = self._time.now()

@@ -130,7 +130,7 @@ class Preparer:
                 for i, work in enumerate(works)
             ]
             entries = await self._journal.sign(drafts)
-            self._state.add(entries, trio.current_time())
+            self._state.add(entries)
             return entries
         finally:
             signed = dict.fromkeys(works[: len(entries)])

@@ -83,7 +83,7 @@ class Repairer:
             if fees is not None:
                 drafts.append(redraft(last, fees))
                 continue
-            flight.signed_at = now  # looked at again after another `tx_resubmit_after`
+            flight.taken_at = now  # looked at again after another `tx_resubmit_after`
             self._state.resend((flight.nonce,))
             self._health.alert(
                 STUCK_ALERT,
@@ -91,7 +91,7 @@ class Repairer:
                 f"{last.max_fee_per_gas} wei, max_fee_per_gas is {self._settings.max_fee_per_gas}, the market's base "
                 f"fee {market.base_fee}",
             )
-        await self._sign(drafts, now, "kms_connector_tx_sender_replacements_counter")
+        await self._sign(drafts, "kms_connector_tx_sender_replacements_counter")
 
     async def _fill_refused(self) -> None:
         """Empty self-transfers over nonces whose transaction every node refused for good."""
@@ -105,7 +105,7 @@ class Repairer:
                 old = Fees(last.max_fee_per_gas, last.max_priority_fee_per_gas)
                 fees = replacement_fees(old, market, self._settings.max_fee_per_gas) or old
                 drafts.append(Draft(flight.nonce, last.attempt + 1, None, self._wallet, b"", gas, fees))
-            await self._sign(drafts, trio.current_time(), "kms_connector_tx_sender_fillers_counter")
+            await self._sign(drafts, "kms_connector_tx_sender_fillers_counter")
 
     async def _fill_holes(self, tip: Tip, now: float) -> None:
         """Empty self-transfers into nonces that nothing of ours occupies, once the line stood still there for long."""
@@ -125,7 +125,7 @@ class Repairer:
         fees = Fees(max_fee if cap is None else min(max_fee, cap), min(market.priority, cap or market.priority))
         drafts = [Draft(n, HOLE_ATTEMPT, None, self._wallet, b"", gas, fees) for n in holes[:MAX_REPLACEMENTS]]
         entries = await self._journal.sign(drafts)
-        self._state.add(entries, now)
+        self._state.add(entries)
         self._metrics.inc("kms_connector_tx_sender_fillers_counter", by=float(len(entries)))
         log.warning("filled %d missing nonces from %d on", len(entries), holes[0])
         self._hole = None
@@ -140,12 +140,12 @@ class Repairer:
         if head is not None and head.sent_at is not None and now - head.sent_at > RESEND_AFTER:
             self._state.resend(self._state.stale(now)[:MAX_REPLACEMENTS])
 
-    async def _sign(self, drafts: Sequence[Draft], now: float, metric: str) -> None:
+    async def _sign(self, drafts: Sequence[Draft], metric: str) -> None:
         if not drafts:
             return
         entries = await self._journal.sign(drafts)
         for entry in entries:
             if entry.nonce in self._state.flights:
-                self._state.replace(entry, now)
+                self._state.replace(entry)
         self._metrics.inc(metric, by=float(len(entries)))
         log.warning("%s for nonces from %d on: %d", metric.split("_")[-2], entries[0].nonce, len(entries))

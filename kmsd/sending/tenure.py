@@ -113,7 +113,7 @@ class Tenure:
         self._repairer = Repairer(
             settings, address, self.state, self.journal, questions, market, self._broadcaster, metrics, health
         )
-        self._funds = Funds(self.state, self.gate, questions, metrics, health)
+        self._funds = Funds(self.state, self.gate, questions, market, metrics, health)
         self._to_send = trio.Event()
         self._to_confirm = trio.Event()
 
@@ -133,7 +133,7 @@ class Tenure:
     async def _recover(self) -> None:
         """Know from the journal what may be in flight, and take over the leases of the responses it carries (TX1)."""
         entries = await self.journal.entries()
-        self.state.adopt(entries, await self.journal.highest_nonce(), trio.current_time())
+        self.state.adopt(entries, await self.journal.highest_nonce())
         keys = self.state.keys()
         missing = [key for key in keys if key not in self._works]
         if missing:
@@ -216,6 +216,7 @@ class Tenure:
         while True:
             head = self.state.head_of_line()
             age = self._time.now() - head.attempts[0].signed_at if head is not None else 0.0
+            self._metrics.set("kms_connector_tx_sender_lane_held", 1.0)
             self._metrics.set("kms_connector_tx_sender_nonce", float(self.state.next_nonce))
             self._metrics.set("kms_connector_tx_sender_in_flight", float(len(self.state.flights)))
             self._metrics.set("kms_connector_tx_sender_window", float(self.window.size))

@@ -69,6 +69,7 @@ class Verdicts:
         if decision.registration and work.key not in self._refused_in_a_row:
             self._refused_in_a_row.append(work.key)
         self._count_error(work)
+        self._metrics.inc("kms_connector_tx_sender_reverts", revert.name or "no reason")
         if decision.next is Next.PAUSE or (decision.registration and not self._gate.is_open):
             return self._pause(work, decision)
         if decision.next is Next.COMPLETE:

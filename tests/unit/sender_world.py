@@ -13,6 +13,7 @@ import trio
 from kmsd.chain.wallet import LocalWallet
 from kmsd.config import Contract, Settings
 from kmsd.observe.health import Health
+from kmsd.observe.metrics import METRICS, MetricType
 from kmsd.operations.kinds import Kind
 from kmsd.ports import (
     ClaimedResponse,
@@ -67,12 +68,14 @@ class Counted:
         self.values: dict[tuple[str, ...], float] = {}
 
     def inc(self, name: str, *labels: str, by: float = 1.0) -> None:
+        assert len(METRICS[name].labels) == len(labels)
         self.values[name, *labels] = self.values.get((name, *labels), 0.0) + by
 
     def observe(self, name: str, value: float, *labels: str) -> None:
         self.inc(name, *labels)
 
     def set(self, name: str, value: float, *labels: str) -> None:
+        assert METRICS[name].type is MetricType.GAUGE
         self.values[name, *labels] = value
 
 
@@ -89,7 +92,7 @@ class GatewayModel:
         self.gas: Callable[[int, bool], int] = lambda row_id, commit: 100_000
         self.silent_revert: set[int] = set()
 
-    def __call__(self, sender: bytes, to: bytes, data: bytes, commit: bool) -> Execution:
+    def __call__(self, sender: bytes, to: bytes, data: bytes, limit: int | None) -> Execution:
         if to == GATEWAY_CONFIG:
             asked = GET_KMS_NODE.decode(data)[0]
             signer = self.nodes.get(asked)
@@ -119,9 +122,10 @@ class GatewayModel:
             return error("KmsNodeAlreadySigned", row_id, recovered)
         if row_id in self.silent_revert:
             return Execution(gas=60_000, reverted=b"")
-        if commit:
+        gas = self.gas(row_id, limit is not None)
+        if limit is not None and gas <= limit:
             self.votes[row_id, recovered] = 1
-        return Execution(gas=self.gas(row_id, commit))
+        return Execution(gas=gas)
 
 
 class RefundingChain(ChainDouble):
@@ -146,6 +150,7 @@ class DoubleNode:
         self.lose_replies = False
         self.on_call: Callable[[RpcCall], RpcError | None] = lambda call: None
         self.latency = 0.01
+        self.sync_timeout: float | None = None
 
     @property
     def chain_id(self) -> int:
@@ -160,6 +165,9 @@ class DoubleNode:
             raise DependencyDown(f"gateway node {self.name}", "down")
         answers = []
         for call in calls:
+            if call.method == "eth_sendRawTransactionSync" and self.sync_timeout is not None:
+                answers.append(await self._send_sync(call))
+                continue
             if (error := self.on_call(call)) is not None:
                 answers.append(RpcAnswer(None, error))
                 continue
@@ -170,6 +178,21 @@ class DoubleNode:
         if self.lose_replies and any(call.method == "eth_sendRawTransaction" for call in calls):
             raise DependencyDown(f"gateway node {self.name}", "connection lost")
         return answers
+
+    async def _send_sync(self, call: RpcCall) -> RpcAnswer:
+        """eth_sendRawTransactionSync as in EIP-7966: the receipt, or code 4 after the node's own patience."""
+        self.chain.calls[call.method] = self.chain.calls.get(call.method, 0) + 1
+        try:
+            tx_hash = self.chain.rpc("eth_sendRawTransaction", call.params[:1])
+        except RpcFailure as failure:
+            return RpcAnswer(None, RpcError(failure.code, failure.message))
+        with trio.move_on_after(self.sync_timeout or 0.0):
+            while (receipt := self.chain.rpc("eth_getTransactionReceipt", (tx_hash,))) is None:  # noqa: ASYNC110
+                await trio.sleep(0.05)
+            return RpcAnswer(receipt)
+        return RpcAnswer(
+            None, RpcError(4, "the transaction was added to the mempool but not processed in time", tx_hash)
+        )
 
 
 class Group:
