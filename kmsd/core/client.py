@@ -1,24 +1,17 @@
-"""The `Core` port for real: the party's Core shards over gRPC.
+"""The `Core` port for real: the party's Core shards over gRPC, with their windows, pauses and backups."""
 
-Trio's side of the calls. Each call is handed to a long-lived asyncio task (`_Caller`), which is cheaper than crossing
-the border between the loops for each one; the answer comes back through a trio event. Needs a running
-`trio_asyncio.open_loop()`.
-"""
-
-import asyncio
 import logging
 import ssl
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
 import betterproto2
 import trio
-import trio_asyncio
 
 from kmsd.config import CoreTls
-from kmsd.core.connection import LARGE, ChannelPool, Chunks, Patience, RawAnswer
+from kmsd.core.call import LARGE, MAX_MESSAGE, Chunks, RawAnswer
+from kmsd.core.connection import ChannelPool, Patience
 from kmsd.core.endpoints import parse_endpoint, tls_context
 from kmsd.core.failover import Pause, Route
 from kmsd.core.methods import HEALTH_REQUEST, METHODS, Lane, MethodFacts
@@ -50,96 +43,22 @@ class ShardState:
     busy_answers: int
 
 
-class _Job:
-    """One call on its way to the asyncio side and back."""
-
-    __slots__ = ("answer", "caller", "chunks", "deadline", "done", "path", "pool")
-
-    def __init__(self, pool: ChannelPool, path: str, chunks: Chunks, deadline: float) -> None:
-        self.pool = pool
-        self.path = path
-        self.chunks: Chunks = chunks
-        self.deadline = deadline
-        self.done = trio.Event()
-        self.answer: RawAnswer | None = None
-        self.caller: asyncio.Task[None] | None = None
-
-
-class _Callers:
-    """Long-lived asyncio tasks that make calls for trio tasks. There are as many as calls were ever open at once."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._idle: deque[tuple[asyncio.Task[None], asyncio.Future[_Job]]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._empty = trio.Event()
-
-    async def run(self, job: _Job) -> RawAnswer:
-        """The answer of `job`, made on the asyncio side. Cancelling cancels it there without waiting."""
-        while self._idle:
-            task, waiter = self._idle.pop()
-            if not waiter.done():
-                job.caller = task
-                waiter.set_result(job)
-                break
-        else:
-            job.caller = self._loop.create_task(self._caller(job))
-            self._tasks.add(job.caller)
-            job.caller.add_done_callback(self._ended)
-        try:
-            await job.done.wait()
-        except trio.Cancelled:
-            if job.answer is None:
-                job.caller.cancel()
-            raise
-        assert job.answer is not None
-        return job.answer
-
-    async def _caller(self, job: _Job) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        while True:
-            try:
-                job.answer = await job.pool.unary(job.path, job.chunks, job.deadline)
-            except asyncio.CancelledError:
-                job.answer = RawAnswer(StatusCode.CANCELLED, b"", "kmsd ended the call", True)
-                raise
-            finally:
-                job.done.set()
-            waiter: asyncio.Future[_Job] = self._loop.create_future()
-            self._idle.append((task, waiter))
-            del job  # an idle caller keeps no payload
-            job = await waiter
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not self._tasks:
-            self._empty.set()
-
-    async def close(self) -> None:
-        """Cancel everything and wait until it has ended, for 5 seconds at most."""
-        self._empty = trio.Event()
-        for task in tuple(self._tasks):
-            task.cancel()
-        if self._tasks:
-            with trio.move_on_after(5.0):
-                await self._empty.wait()
-
-
 class _Line:
     """Everything about one shard: its endpoints' connections, its window, its route and pauses."""
 
-    def __init__(self, shard: Shard, context: ssl.SSLContext | None, patience: Patience, maximum: int) -> None:
+    def __init__(
+        self, shard: Shard, context: ssl.SSLContext | None, patience: Patience, window: int, nursery: trio.Nursery
+    ) -> None:
         self.shard = shard
-        self.window = Window(maximum)
+        self.window = Window(window)
         self.route = Route(has_backup=shard.backup is not None)
         self.pauses: dict[CoreMethod, Pause] = {}
         self.suspicion = trio.Event()
+        self.turn = trio.Lock()
         texts = [shard.endpoint] if shard.backup is None else [shard.endpoint, shard.backup]
-        turn = asyncio.Lock()
-        limits = {Lane.SEND: 4, Lane.POLL: 2 + maximum // 50, Lane.ASK: 1}
+        limits = {Lane.SEND: 4, Lane.POLL: 2 + window // 50, Lane.ASK: 1}
         self.pools = [
-            {lane: ChannelPool(parse_endpoint(text), context, patience, turn, limits[lane]) for lane in Lane}
+            {lane: ChannelPool(parse_endpoint(text), context, patience, nursery, limits[lane]) for lane in Lane}
             for text in texts
         ]
 
@@ -147,10 +66,9 @@ class _Line:
     def endpoint(self) -> str:
         return self.pools[self.route.active][Lane.ASK].endpoint.text
 
-    def shut(self) -> None:
-        for lanes in self.pools:
-            for pool in lanes.values():
-                pool.shut()
+    async def unary(self, endpoint: int, facts: MethodFacts, chunks: Chunks, deadline: float) -> RawAnswer:
+        turn = self.turn if sum(map(len, chunks)) > LARGE else None
+        return await self.pools[endpoint][facts.lane].unary(facts.path, chunks, deadline, turn)
 
 
 class GrpcCore:
@@ -161,10 +79,9 @@ class GrpcCore:
     trial succeeds. A shard whose primary is dead is served by its backup.
     """
 
-    def __init__(self, lines: Sequence[_Line], callers: _Callers, health_deadline: float) -> None:
+    def __init__(self, lines: Sequence[_Line], health_deadline: float) -> None:
         self._lines = tuple(lines)
         self._by_endpoint = {line.shard.endpoint: line for line in lines}
-        self._callers = callers
         self._health_deadline = health_deadline
 
     @property
@@ -204,7 +121,10 @@ class GrpcCore:
         pause = line.pauses.get(facts.operation) if facts.operation is not None else None
         if pause is not None and not pause.admits(began):
             return CoreAnswer(StatusCode.UNAVAILABLE, None, f"paused, the Core answered: {pause.reason}")
-        raw = await self._exchange(line, line.route.active, facts, _chunks(request), deadline)
+        chunks = _chunks(request)
+        if sum(map(len, chunks)) > MAX_MESSAGE:
+            return CoreAnswer(StatusCode.OUT_OF_RANGE, None, f"the request has more than {MAX_MESSAGE} bytes")
+        raw = await line.unary(line.route.active, facts, chunks, deadline)
         self._observe(line, facts, raw, began)
         if raw.status is not StatusCode.OK:
             return CoreAnswer(raw.status, None, raw.detail)
@@ -227,11 +147,6 @@ class GrpcCore:
 
     def _line(self, shard: Shard) -> _Line:
         return self._by_endpoint[shard.endpoint]
-
-    async def _exchange(
-        self, line: _Line, endpoint: int, facts: MethodFacts, chunks: Chunks, deadline: float
-    ) -> RawAnswer:
-        return await self._callers.run(_Job(line.pools[endpoint][facts.lane], facts.path, chunks, deadline))
 
     def _observe(self, line: _Line, facts: MethodFacts, raw: RawAnswer, began: float) -> None:
         """Let the shard learn from an answer: window, pause, suspicion against its endpoint."""
@@ -264,9 +179,7 @@ class GrpcCore:
             answers = [False, False]
 
             async def probe(endpoint: int, answers: list[bool] = answers) -> None:
-                raw = await self._exchange(
-                    line, endpoint, METHODS[CoreMethod.HEALTH], (HEALTH_REQUEST,), self._health_deadline
-                )
+                raw = await line.unary(endpoint, METHODS[CoreMethod.HEALTH], (HEALTH_REQUEST,), self._health_deadline)
                 answers[endpoint] = not raw.local
 
             async with trio.open_nursery() as nursery:
@@ -298,18 +211,14 @@ async def open_core(
     """Open the Core shards; no connection is made before the first call, so a dead Core hinders no start (PR2).
 
     `window` bounds decryptions in flight for each shard. Raises BadEndpoint for endpoints or TLS files that cannot be
-    used. On leaving, calls that are still open end as if cancelled.
+    used. On leaving, every connection is cut.
     """
     texts = [text for shard in shards for text in (shard.endpoint, shard.backup) if text is not None]
     needs_tls = any(parse_endpoint(text).tls for text in texts)
     context = tls_context(tls or CoreTls()) if needs_tls else None
-    lines = [_Line(shard, context, patience or Patience(), window) for shard in shards]
-    loop = trio_asyncio.current_loop.get()
-    if loop is None:
-        raise RuntimeError("open_core needs a running trio_asyncio.open_loop()")
-    callers = _Callers(loop)
-    core = GrpcCore(lines, callers, health_deadline)
     async with trio.open_nursery() as nursery:
+        lines = [_Line(shard, context, patience or Patience(), window, nursery) for shard in shards]
+        core = GrpcCore(lines, health_deadline)
         for line in lines:
             if line.shard.backup is not None:
                 nursery.start_soon(core._watch_route, line)
@@ -317,7 +226,3 @@ async def open_core(
             yield core
         finally:
             nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True):
-                await callers.close()
-                for line in lines:
-                    line.shut()

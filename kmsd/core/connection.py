@@ -1,44 +1,49 @@
-"""The asyncio side of a Core connection: unary gRPC calls over grpclib's HTTP/2 connections.
+"""Connections to a Core: trio's sockets and TLS under grpclib's HTTP/2 protocol.
 
-Calls use `grpclib.protocol` directly rather than `grpclib.client.Stream`: a request leaves as the chunks it is made of
-(a 96 MiB message is never copied whole), a reply is refused by its announced size, and a small call costs less. A
-watcher of each connection aborts it when the peer is silent: grpclib's own keep-alive closes politely, which never ends
-over TLS or with unsent bytes. What is private in grpclib and used here is guarded by
-`tests/core/test_grpclib_canary.py`.
+grpclib's `H2Protocol` does no I/O of its own: it is given bytes and writes to a transport. Here the transport is an
+outbox that a trio task empties. So a call crosses no border between event loops, everything that calls write in the
+same moment leaves as one system call, and a connection can be cut at once, over TLS as well.
 """
 
-import asyncio
 import logging
 import ssl
 import struct
-import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections import deque
+from typing import Any
 
 import attrs
-from grpclib.client import Channel, Handler
+import trio
+from grpclib.client import Handler
 from grpclib.config import Configuration
-from grpclib.encoding.base import CodecBase
-from grpclib.exceptions import StreamTerminatedError
-from grpclib.metadata import decode_grpc_message
-from grpclib.protocol import H2Protocol, Stream
-from grpclib.utils import Wrapper
-from h2.exceptions import H2Error
+from grpclib.protocol import EventsProcessor, H2Protocol
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.exceptions import H2Error, TooManyStreamsError
 
+from kmsd.core.call import Call, Chunks, RawAnswer
 from kmsd.core.endpoints import Endpoint
 from kmsd.ports import StatusCode
 
 log = logging.getLogger("kmsd.core")
 
-MAX_MESSAGE = 104_857_600
-"""Bytes of a message either way: the Core's own limit (wire/kms-core.md 7)."""
-LARGE = 1_048_576
-"""Requests above this many bytes leave one at a time for each shard, so that they never fill memory together."""
 STREAMS_PER_CONNECTION = 100
 """Calls open on one connection before another is opened; servers allow some 200, and further ones would wait."""
+OUTBOX = 262_144
+"""Bytes that wait for the socket before calls have to wait for room."""
+WINDOW = 16 * 1024 * 1024
+"""Bytes of replies that the Core may send before we have read them."""
+RECEIVE = 262_144
+"""Bytes read at once."""
 
-Chunks = Sequence[bytes]
-"""An encoded message in pieces, in order. `bytes` only: grpclib would copy any other buffer."""
+_H2 = H2Configuration(
+    client_side=True,
+    header_encoding="ascii",
+    validate_inbound_headers=False,
+    validate_outbound_headers=False,
+    normalize_inbound_headers=False,
+    normalize_outbound_headers=False,
+)
+_CONFIGURATION = Configuration(http2_connection_window_size=WINDOW, http2_stream_window_size=WINDOW).__for_client__()
 
 
 @attrs.frozen
@@ -53,270 +58,259 @@ class Patience:
     """A ping without any byte received for this long ends the connection; with `quiet` well within 10 s."""
 
 
-class RawAnswer(NamedTuple):
-    """Status, encoded reply (empty unless OK), words. `local`: the status was made here, the Core did not say it."""
+class _Link:
+    """A connection that is up: grpclib's protocol, and its transport (the methods that grpclib calls on one)."""
 
-    status: StatusCode
-    reply: bytes
-    detail: str
-    local: bool
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self.last_received = trio.current_time()
+        self.scope = trio.CancelScope()
+        self._outbox: list[bytes] = []
+        self._buffered = 0
+        self._wake = trio.Event()
+        self._waiting_for_room: list[Call] = []
+        self._protocol = H2Protocol(Handler(), _CONFIGURATION, _H2)
+        self._protocol.connection_made(self)  # type: ignore[arg-type]  # a transport in all that grpclib uses of it
+        self.h2: H2Connection = self._protocol.connection._connection
+        self.processor: EventsProcessor = self._protocol.processor
+
+    async def run(self, channel: "Channel", patience: Patience) -> None:
+        """Carry bytes until the connection breaks, is cut, or is silent for too long. Its open calls then fail."""
+        try:
+            with self.scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._send)
+                    nursery.start_soon(self._watch, channel, patience)
+                    await self._receive()
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._protocol.connection_lost(None)
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(self.stream)
+
+    async def _receive(self) -> None:
+        try:
+            while data := await self.stream.receive_some(RECEIVE):
+                self.last_received = trio.current_time()
+                self._protocol.data_received(bytes(data))
+        except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
+            pass
+        except Exception:
+            # grpclib refuses frames that it does not know, and stumbles over a few sequences: one connection's trouble.
+            log.exception("a Core sent what grpclib cannot read: connection cut")
+
+    async def _send(self) -> None:
+        try:
+            while True:
+                if not self._outbox:
+                    self._wake = trio.Event()
+                    await self._wake.wait()
+                data = self._outbox[0] if len(self._outbox) == 1 else b"".join(self._outbox)
+                self._outbox.clear()
+                self._buffered = 0
+                if self._waiting_for_room:
+                    # What they write now is sent after `data`; so the socket never idles.
+                    waiting, self._waiting_for_room = self._waiting_for_room, []
+                    for call in waiting:
+                        call.pump()
+                await self.stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
+            self.scope.cancel()
+
+    async def _watch(self, channel: "Channel", patience: Patience) -> None:
+        """Ping a connection that is silent while calls are open; cut it when nothing comes back."""
+        while True:
+            quiet = trio.current_time() - self.last_received
+            if channel.open_calls == 0 or quiet < patience.quiet:
+                await trio.sleep(patience.quiet - quiet if quiet < patience.quiet else patience.quiet)
+                continue
+            pinged = trio.current_time()
+            self.h2.ping(struct.pack("!Q", int(pinged * 1e6)))
+            self.flush()
+            await trio.sleep(patience.ping)
+            if self.last_received < pinged:
+                log.warning("core %s is silent: connection cut", channel.endpoint.text)
+                self.scope.cancel()
+                return
+
+    # The connection under a call (`kmsd.core.call.Link`)
+
+    def has_room(self) -> bool:
+        return self._buffered < OUTBOX
+
+    def wait_for_room(self, call: Call) -> None:
+        self._waiting_for_room.append(call)
+
+    def flush(self) -> None:
+        data = self.h2.data_to_send()
+        if data:
+            self.write(data)
+
+    # A transport for grpclib
+
+    def write(self, data: bytes) -> None:
+        self._outbox.append(data)
+        self._buffered += len(data)
+        self._wake.set()
+
+    def is_closing(self) -> bool:
+        return self.scope.cancel_called
+
+    def close(self) -> None:
+        self.scope.cancel()
+
+    def get_extra_info(self, name: str) -> Any:
+        return None
 
 
-class _DeadlineExceeded(Exception):
-    """The call's deadline passed."""
+class Channel:
+    """One connection to one endpoint: made when a call needs it, and again after it broke.
 
+    Calls wait here while it is being made, or while the peer takes no more streams; in order.
+    """
 
-class _Unreadable(Exception):
-    """The peer's answer is not a unary gRPC reply."""
-
-    def __init__(self, status: StatusCode, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-
-
-class _NoCodec(CodecBase):
-    """Messages are encoded and decoded by the caller; this only keeps grpclib from looking for protobuf."""
-
-    __content_subtype__ = "proto"
-
-    def encode(self, message: object, message_type: object) -> bytes:
-        raise NotImplementedError
-
-    def decode(self, data: bytes, message_type: object) -> object:
-        raise NotImplementedError
-
-
-class WatchedProtocol(H2Protocol):
-    """An HTTP/2 connection that remembers when bytes last came, and can be cut off."""
-
-    transport: asyncio.Transport
-    last_received: float
-    lost: bool = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.last_received = time.monotonic()
-        super().connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        self.last_received = time.monotonic()
-        super().data_received(data)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self.lost = True
-        super().connection_lost(exc)
-
-    def ping(self) -> None:
-        """Send a PING frame."""
-        self.connection._connection.ping(struct.pack("!Q", time.monotonic_ns()))
-        self.connection.flush()
-
-    def cut(self) -> None:
-        """End the connection at once, unsent bytes or TLS notwithstanding; its calls fail."""
-        self.transport.abort()
-
-
-class CoreChannel(Channel):
-    """One connection to one endpoint, made when first needed and made again after it broke."""
-
-    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext | None, patience: Patience) -> None:
-        super().__init__(
-            endpoint.host,
-            endpoint.port,
-            codec=_NoCodec(),
-            ssl=context if endpoint.tls else None,
-            config=Configuration(http2_connection_window_size=16 * 2**20, http2_stream_window_size=16 * 2**20),
-        )
+    def __init__(
+        self, endpoint: Endpoint, context: ssl.SSLContext | None, patience: Patience, nursery: trio.Nursery
+    ) -> None:
         self.endpoint = endpoint
         self.open_calls = 0
+        self._context = context if endpoint.tls else None
         self._patience = patience
-        self._watcher: asyncio.Task[None] | None = None
-        self._headers = [
+        self._nursery = nursery
+        self._link: _Link | None = None
+        self._connecting = False
+        self._waiting: deque[Call] = deque()
+        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+        self.headers = [
             (":method", "POST"),
-            (":scheme", self._scheme),
-            (":authority", self._authority),
+            (":scheme", "https" if endpoint.tls else "http"),
+            (":authority", f"{host}:{endpoint.port}"),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
             ("user-agent", "kmsd"),
         ]
 
-    def _protocol_factory(self) -> H2Protocol:
-        return WatchedProtocol(Handler(), self._config, self._h2_config)
-
-    async def _create_connection(self) -> H2Protocol:
-        async with asyncio.timeout(self._patience.connect):
-            protocol = await super()._create_connection()
-        assert isinstance(protocol, WatchedProtocol)
-        self._watcher = asyncio.get_running_loop().create_task(self._watch(protocol))
-        return protocol
-
-    async def _watch(self, protocol: WatchedProtocol) -> None:
-        """Ping a connection that is silent while calls are open; cut it when nothing comes back."""
-        patience = self._patience
-        while not protocol.lost:
-            quiet = time.monotonic() - protocol.last_received
-            if self.open_calls == 0 or quiet < patience.quiet:
-                await asyncio.sleep(max(0.05, patience.quiet - quiet) if self.open_calls else patience.quiet)
-                continue
-            pinged = time.monotonic()
-            protocol.ping()
-            await asyncio.sleep(patience.ping)
-            if not protocol.lost and protocol.last_received < pinged:
-                log.warning("core %s does not answer: connection cut after %.0f s", self.endpoint.text, patience.ping)
-                protocol.cut()
-
-    def shut(self) -> None:
-        """Close for good."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-        if self._protocol is not None:
-            assert isinstance(self._protocol, WatchedProtocol)
-            self._protocol.transport.abort()
-        self.close()
-
-    async def unary(self, path: str, chunks: Chunks, deadline: float, turn: asyncio.Lock) -> RawAnswer:
-        """Make one call that ends within `deadline` seconds. Whatever happens is an answer; only Cancelled is raised.
-
-        `turn` is held while a large request leaves.
-        """
-        size = sum(map(len, chunks))
-        if size > MAX_MESSAGE:
-            detail = f"the request has {size} bytes, the Core takes {MAX_MESSAGE}"
-            return RawAnswer(StatusCode.OUT_OF_RANGE, b"", detail, True)
-        wrapper = Wrapper()
-        timer = asyncio.get_running_loop().call_later(deadline, wrapper.cancel, _DeadlineExceeded())
+    def submit(self, call: Call) -> None:
+        """Start `call`, or let it wait its turn. It ends by itself; release it here in any case."""
         self.open_calls += 1
-        stream: Stream | None = None
+        self._waiting.append(call)
+        if self._link is not None:
+            self._start_waiting(self._link)
+        elif not self._connecting:
+            self._connecting = True
+            self._nursery.start_soon(self._run)
+
+    def release(self, call: Call) -> None:
+        """The call is over, or nobody wants it any more."""
+        self.open_calls -= 1
+        if not call.started and call in self._waiting:
+            self._waiting.remove(call)
+        call.release()
+        if self._waiting and self._link is not None:
+            self._start_waiting(self._link)
+
+    def _start_waiting(self, link: _Link) -> None:
+        while self._waiting:
+            call = self._waiting[0]
+            try:
+                call.start(link)
+            except TooManyStreamsError:
+                return
+            except H2Error as error:
+                call.fail(StatusCode.UNAVAILABLE, f"{type(error).__name__}: {error}")
+            self._waiting.popleft()
+
+    async def _run(self) -> None:
+        """Connect, start what waits, carry bytes until the connection ends."""
         try:
-            with wrapper:
-                protocol = await self.__connect__()
-                stream = protocol.processor.connection.create_stream(wrapper=wrapper)
-                headers = [*self._headers, (":path", path), ("grpc-timeout", f"{max(1, int(deadline * 1000))}m")]
-                release = await stream.send_request(headers, _processor=protocol.processor)
-                try:
-                    prefix = b"\0" + size.to_bytes(4, "big")
-                    if size > LARGE:
-                        async with turn:
-                            await _send_pieces(stream, prefix, chunks)
-                    else:
-                        await stream.send_data(b"".join((prefix, *chunks)), end_stream=True)
-                    return await _receive(stream)
-                finally:
-                    if stream.closable:
-                        stream.reset_nowait()
-                    release()
-        except _DeadlineExceeded:
-            return RawAnswer(StatusCode.DEADLINE_EXCEEDED, b"", f"no answer within {deadline:g} s", True)
-        except _Unreadable as error:
-            return RawAnswer(error.status, b"", str(error), True)
-        except StreamTerminatedError as error:
-            # A server may refuse in the middle of a request: its status, if it sent one, says more than the reset.
-            answer = _status_so_far(stream) if stream is not None else None
-            return answer or RawAnswer(StatusCode.UNAVAILABLE, b"", f"connection lost: {error}", True)
-        except TimeoutError:
-            detail = f"cannot connect within {self._patience.connect:g} s"
-            return RawAnswer(StatusCode.UNAVAILABLE, b"", detail, True)
-        except (OSError, H2Error) as error:
-            return RawAnswer(StatusCode.UNAVAILABLE, b"", f"{type(error).__name__}: {error}", True)
-        except Exception as error:
-            log.exception("unexpected fault in a call of %s at %s", path, self.endpoint.text)
-            return RawAnswer(StatusCode.UNAVAILABLE, b"", f"{type(error).__name__}: {error}", True)
+            stream = await self._connect()
+        except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
+            self._fail_waiting(f"cannot connect: {_words(error, self._patience)}")
+            return
         finally:
-            timer.cancel()
-            self.open_calls -= 1
+            self._connecting = False
+        self._link = link = _Link(stream)
+        try:
+            self._start_waiting(link)
+            await link.run(self, self._patience)
+        finally:
+            self._link = None
+            self._fail_waiting("the connection was lost")
+
+    async def _connect(self) -> trio.abc.Stream:
+        """A connected stream, TLS included. Raises OSError (ssl.SSLError is one), BrokenResourceError, TooSlowError."""
+        with trio.fail_after(self._patience.connect):
+            stream = await trio.open_tcp_stream(self.endpoint.host, self.endpoint.port)
+            if self._context is None:
+                return stream
+            secured = trio.SSLStream(stream, self._context, server_hostname=self.endpoint.host, https_compatible=True)
+            try:
+                await secured.do_handshake()
+            except BaseException:
+                await trio.aclose_forcefully(secured)
+                raise
+            return secured
+
+    def _fail_waiting(self, detail: str) -> None:
+        for call in self._waiting:
+            call.fail(StatusCode.UNAVAILABLE, detail)
+        self._waiting.clear()
 
 
-async def _send_pieces(stream: Stream, prefix: bytes, chunks: Chunks) -> None:
-    """Send a large message chunk by chunk, without ever joining it."""
-    await stream.send_data(prefix)
-    last = len(chunks) - 1
-    for number, chunk in enumerate(chunks):
-        await stream.send_data(chunk, end_stream=number == last)
-
-
-async def _receive(stream: Stream) -> RawAnswer:
-    """Read a unary reply: headers, one message of at most MAX_MESSAGE bytes, trailers."""
-    headers = dict(await stream.recv_headers())
-    if (answer := _status(headers)) is not None:
-        return answer
-    prefix = await stream.recv_data(5)
-    reply = b""
-    if prefix:
-        size = int.from_bytes(prefix[1:], "big")
-        if prefix[0]:
-            raise _Unreadable(StatusCode.INTERNAL, "the reply is compressed though we offered no compression")
-        if size > MAX_MESSAGE:
-            raise _Unreadable(StatusCode.OUT_OF_RANGE, f"a reply of {size} bytes; at most {MAX_MESSAGE} are taken")
-        reply = await stream.recv_data(size)
-    answer = _status(dict(await stream.recv_trailers()), trailers=True)
-    if answer is None or (answer.status is StatusCode.OK and not prefix):
-        raise _Unreadable(StatusCode.UNKNOWN, "the reply ended without a message or without a status")
-    return answer if answer.status is not StatusCode.OK else RawAnswer(StatusCode.OK, reply, "", False)
-
-
-_HTTP_STATUS = {
-    "400": StatusCode.INTERNAL,
-    "401": StatusCode.UNAUTHENTICATED,
-    "403": StatusCode.PERMISSION_DENIED,
-    "404": StatusCode.UNIMPLEMENTED,
-    "429": StatusCode.UNAVAILABLE,
-    "502": StatusCode.UNAVAILABLE,
-    "503": StatusCode.UNAVAILABLE,
-    "504": StatusCode.UNAVAILABLE,
-}
-"""gRPC's mapping of HTTP statuses, for proxies that answer in the Core's place; all others are UNKNOWN."""
-
-
-def _status(headers: dict[str, str], *, trailers: bool = False) -> RawAnswer | None:
-    """The answer that headers or trailers carry, if they carry one."""
-    http = headers.get(":status", "200")
-    if not trailers and http != "200" and "grpc-status" not in headers:
-        return RawAnswer(_HTTP_STATUS.get(http, StatusCode.UNKNOWN), b"", f"HTTP status {http}", True)
-    number = headers.get("grpc-status")
-    if number is None:
-        return None
-    try:
-        status = StatusCode(int(number))
-    except ValueError:
-        status = StatusCode.UNKNOWN
-    return RawAnswer(status, b"", decode_grpc_message(headers.get("grpc-message", "")), False)
-
-
-def _status_so_far(stream: Stream) -> RawAnswer | None:
-    """The status of a stream that was reset, where the server sent one before; never OK."""
-    for headers in (stream.trailers, stream.headers):
-        if headers is not None and (answer := _status(dict(headers))) is not None and answer.status:
-            return answer
-    return None
+def _words(error: BaseException, patience: Patience) -> str:
+    if isinstance(error, trio.TooSlowError):
+        return f"no connection within {patience.connect:g} s"
+    cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) and error.__cause__ else error
+    return f"{type(cause).__name__}: {cause}"
 
 
 class ChannelPool:
     """Connections to one endpoint for one lane: as many as the open calls need, the least used one first."""
 
     def __init__(
-        self, endpoint: Endpoint, context: ssl.SSLContext | None, patience: Patience, turn: asyncio.Lock, limit: int
+        self,
+        endpoint: Endpoint,
+        context: ssl.SSLContext | None,
+        patience: Patience,
+        nursery: trio.Nursery,
+        limit: int,
     ) -> None:
         self.endpoint = endpoint
         self._context = context
         self._patience = patience
-        self._turn = turn
+        self._nursery = nursery
         self._limit = limit
-        self._channels: list[CoreChannel] = []
+        self._channels: list[Channel] = []
 
-    async def unary(self, path: str, chunks: Chunks, deadline: float) -> RawAnswer:
-        """As `CoreChannel.unary`."""
-        return await self._pick().unary(path, chunks, deadline, self._turn)
+    async def unary(self, path: str, chunks: Chunks, deadline: float, turn: trio.Lock | None = None) -> RawAnswer:
+        """Make one call that ends within `deadline` seconds. Whatever happens is an answer; only Cancelled is raised.
 
-    def _pick(self) -> CoreChannel:
+        With `turn`, the request leaves while that is held: one large request at a time.
+        """
+        with trio.move_on_after(deadline):
+            return await self._call(path, chunks, deadline, turn)
+        return RawAnswer(StatusCode.DEADLINE_EXCEEDED, b"", f"no answer within {deadline:g} s", True)
+
+    async def _call(self, path: str, chunks: Chunks, deadline: float, turn: trio.Lock | None) -> RawAnswer:
+        channel = self._pick()
+        timeout = ("grpc-timeout", f"{max(1, int(deadline * 1000))}m")
+        call = Call([*channel.headers, (":path", path), timeout], chunks)
+        try:
+            if turn is None:
+                channel.submit(call)
+            else:
+                async with turn:
+                    channel.submit(call)
+                    await call.sent.wait()
+            await call.done.wait()
+        finally:
+            channel.release(call)
+        assert call.answer is not None
+        return call.answer
+
+    def _pick(self) -> Channel:
         best = min(self._channels, key=lambda channel: channel.open_calls, default=None)
         if best is None or (best.open_calls >= STREAMS_PER_CONNECTION and len(self._channels) < self._limit):
-            best = CoreChannel(self.endpoint, self._context, self._patience)
+            best = Channel(self.endpoint, self._context, self._patience, self._nursery)
             self._channels.append(best)
         return best
-
-    def shut(self) -> None:
-        """Close every connection."""
-        for channel in self._channels:
-            channel.shut()
-        self._channels.clear()

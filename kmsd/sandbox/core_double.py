@@ -28,16 +28,18 @@ from grpclib.metadata import encode_grpc_message
 from grpclib.protocol import AbstractHandler, H2Protocol, Stream
 from h2.config import H2Configuration
 from h2.exceptions import H2Error
+from hyperframe.frame import Frame
 
-from kmsd.core.connection import MAX_MESSAGE
-from kmsd.core.pb.kms import v1 as kms
 from kmsd.sandbox.ciphertexts import fake_ciphertext
 from kmsd.sandbox.core_double_behaviour import CoreDouble, Settings
 from kmsd.sandbox.core_double_faults import SPOILERS, Fault, Faults, serve_control
-from kmsd.sandbox.core_double_requests import Malformed
+from kmsd.sandbox.core_double_requests import Decryption, Malformed
 from kmsd.sandbox.core_double_results import Signer
 from kmsd.sandbox.core_double_store import Entry, Refusal
 from kmsd.wire.addresses import to_checksum
+
+MAX_MESSAGE = 104_857_600
+"""Bytes of the largest message that a Core takes."""
 
 __all__ = ["fake_ciphertext", "main"]
 
@@ -112,20 +114,29 @@ class Application:
             return Status.OK, "", b"\xff\xff\xff"
         if not isinstance(reply, Entry):
             return Status.OK, "", bytes(reply)
-        if spoiler is not None:
-            return Status.OK, "", bytes(self._spoilt(reply, spoiler))
-        if reply.encoded is None:
-            reply.encoded = bytes(reply.reply)
-        return Status.OK, "", reply.encoded
+        return Status.OK, "", bytes(reply.reply if spoiler is None else self._spoilt(method, reply, spoiler))
 
-    def _spoilt(self, entry: Entry, spoiler: str) -> Any:
+    def _spoilt(self, method: str, entry: Entry, spoiler: str) -> Any:
         spoil, sign_again = SPOILERS[spoiler]
-        reply = copy.deepcopy(entry.reply)
-        spoil(reply)
-        if sign_again and isinstance(reply, kms.PublicDecryptionResponse):
-            self.core.signer.sign_public(reply, entry.request)
-        elif sign_again and isinstance(reply, kms.UserDecryptionResponse):
-            self.core.signer.sign_user(reply, entry.request)
+        signer = self.core.signer
+        reply: Any
+        sign: Callable[[Any, Decryption], None]
+        if method == "GetPublicDecryptionResult":
+            reply = signer.public_reply(entry.request)
+            sign = signer.sign_public
+        elif method == "GetUserDecryptionResult":
+            reply = signer.user_reply(entry.request)
+            sign = signer.sign_user
+        else:
+            reply = copy.deepcopy(entry.reply)
+            spoil(reply)
+            return reply
+        if sign_again:
+            spoil(reply)
+            sign(reply, entry.request)
+        else:
+            sign(reply, entry.request)
+            spoil(reply)
         return reply
 
     async def control(self, method: str, path: str, body: Any) -> tuple[int, Any]:
@@ -265,6 +276,10 @@ def _server_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
     return context
 
 
+def _plain_repr(frame: Frame) -> str:
+    return type(frame).__name__
+
+
 async def serve(arguments: argparse.Namespace) -> None:
     """Serve until SIGTERM or SIGINT."""
     signer = Signer(
@@ -286,6 +301,8 @@ async def serve(arguments: argparse.Namespace) -> None:
     )
     keys = tuple(int(key, 16) for key in arguments.key)
     application = Application(CoreDouble(signer, settings, arguments.state, keys))
+    # h2 makes the text of every frame that it receives, for a log that nobody reads: 16 kB of hex for a data frame.
+    Frame.__repr__ = _plain_repr  # type: ignore[method-assign]
     window = 16 * 2**20
     config = Configuration(http2_connection_window_size=window, http2_stream_window_size=window).__for_server__()
     loop = asyncio.get_running_loop()

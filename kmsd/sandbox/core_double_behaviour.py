@@ -6,6 +6,7 @@ Each handler takes the request's bytes and returns the reply message, or raises 
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,10 +172,9 @@ class CoreDouble:
         except Refusal:
             self.limiter.held -= cost
             raise
-        asked = request
-        make = self._user_maker(asked) if user else self._public_maker(asked)
-        entry.make = make
-        entry.request = asked
+        make = self.signer.user_bytes if user else self.signer.public_bytes
+        entry.make = partial(make, request)
+        entry.request = request
         self._later(self._decryption_time(), entry, cost)
         return _EMPTY
 
@@ -192,22 +192,6 @@ class CoreDouble:
         if not known:
             raise Refusal(Status.NOT_FOUND, "unknown key or epoch")  # the id is burnt now
         return entry
-
-    def _public_maker(self, request: Decryption) -> Callable[[], kms.PublicDecryptionResponse]:
-        def make() -> kms.PublicDecryptionResponse:
-            reply = self.signer.public_reply(request)
-            self.signer.sign_public(reply, request)
-            return reply
-
-        return make
-
-    def _user_maker(self, request: Decryption) -> Callable[[], kms.UserDecryptionResponse]:
-        def make() -> kms.UserDecryptionResponse:
-            reply = self.signer.user_reply(request)
-            self.signer.sign_user(reply, request)
-            return reply
-
-        return make
 
     def _decryption_time(self) -> float:
         """Seconds until a decryption that is sent now is done."""

@@ -1,4 +1,4 @@
-"""Starts Core doubles as processes of their own, and speaks to their control ports. For tests and the sandbox (trio)."""
+"""Starts Core doubles as processes of their own and speaks to their control ports; for tests and the sandbox (trio)."""
 
 import json
 import os

@@ -12,7 +12,7 @@ import coincurve
 from kmsd.core.pb.kms import v1 as kms
 from kmsd.sandbox.ciphertexts import read_fake_ciphertext
 from kmsd.sandbox.core_double_requests import Ciphertext, Decryption
-from kmsd.wire import ids, plaintexts, shares
+from kmsd.wire import bincode, ids, plaintexts, shares
 from kmsd.wire.eip712 import Domain
 from kmsd.wire.handles import DECRYPTABLE, FHE_TYPES
 from kmsd.wire.keccak import keccak256
@@ -77,8 +77,47 @@ class Signer:
         signature = self._key.sign_recoverable(digest, hasher=None)
         return bytes(signature[:64]) + bytes((signature[64] + 27,))
 
+    def public_bytes(self, request: Decryption) -> bytes:
+        """The signed and encoded answer to a public decryption, laid out by hand for speed. Raises Undecryptable."""
+        parts = [_field(1, self.verification_key)]
+        words = []
+        for value, kind in clear_values(request.ciphertexts):
+            plaintext = _field(1, value.to_bytes(FHE_TYPES[kind].plaintext_bytes, "little"))
+            parts.append(_field(2, plaintext + bytes((0x10, kind)) if kind else plaintext))
+            words.append(value.to_bytes(32, "big"))
+        parts.append(_field(3, _field(1, ids.to_core(request.request_id).encode())))
+        digest = typed_data.public_decryption_digest(request.domain, _handles(request), b"".join(words), b"")
+        return self._signed_bytes(b"".join(parts), digest)
+
+    def user_bytes(self, request: Decryption) -> bytes:
+        """The signed and encoded answer to a user decryption, laid out by hand for speed. Raises Undecryptable."""
+        handles = _handles(request)
+        linker = typed_data.user_decryption_linker(request.domain, request.enc_key, handles, request.client)
+        parts = [_field(1, self.verification_key), _field(2, linker)]
+        share = [bincode.byte_string(self.verification_key), bincode.byte_string(linker)]
+        share.append(bincode.u64(len(request.ciphertexts)))
+        values = clear_values(request.ciphertexts)
+        for ciphertext, (value, kind) in zip(request.ciphertexts, values, strict=True):
+            secret = self._signcrypted(ciphertext.handle, value, kind)
+            packing = 1 if self.centralized or kind == 0 else 2
+            head = bytes((0x08, kind)) if kind else b""
+            parts.append(_field(3, head + _field(2, secret) + _field(3, ciphertext.handle) + bytes((0x20, packing))))
+            share += (bincode.i32(kind), bincode.byte_string(secret), bincode.byte_string(ciphertext.handle))
+            share.append(bincode.u32(packing))
+        parts.append(bytes((0x20,)) + _varint(self.party_id))
+        if self.degree:
+            parts.append(bytes((0x28,)) + _varint(self.degree))
+        share += (bincode.u32(self.party_id), bincode.u32(self.degree))
+        digest = typed_data.user_decryption_digest(request.domain, request.enc_key, handles, b"".join(share), b"")
+        return self._signed_bytes(b"".join(parts), digest)
+
+    def _signed_bytes(self, payload: bytes, digest: bytes) -> bytes:
+        signature = self.sign(digest)
+        # The Core signs its payload a second time for itself; nobody outside reads that, so the length is enough.
+        return _field(1, signature[:64]) + _field(2, signature) + _field(3, payload)
+
     def public_reply(self, request: Decryption) -> kms.PublicDecryptionResponse:
-        """The unsigned answer to a public decryption. Raises Undecryptable."""
+        """The unsigned answer to a public decryption as a message, to be spoilt. Raises Undecryptable."""
         values = clear_values(request.ciphertexts)
         typed = [
             kms.TypedPlaintext(bytes=value.to_bytes(FHE_TYPES[kind].plaintext_bytes, "little"), fhe_type=kind)
@@ -99,7 +138,7 @@ class Signer:
         self._fill(reply, digest)
 
     def user_reply(self, request: Decryption) -> kms.UserDecryptionResponse:
-        """The unsigned answer to a user decryption. Raises Undecryptable."""
+        """The unsigned answer to a user decryption as a message, to be spoilt. Raises Undecryptable."""
         values = clear_values(request.ciphertexts)
         typed = [
             kms.TypedSigncryptedCiphertext(
@@ -169,7 +208,6 @@ class Signer:
 
     def _fill(self, reply: kms.PublicDecryptionResponse | kms.UserDecryptionResponse, digest: bytes) -> None:
         reply.external_signature = self.sign(digest)
-        # The Core signs its payload a second time for itself; nobody outside reads that, so the length is enough.
         reply.signature = reply.external_signature[:64]
 
     def _signcrypted(self, handle: bytes, value: int, kind: int) -> bytes:
@@ -189,6 +227,20 @@ class Signer:
                 noise[size - box + 32 :],
             )
         )
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """A length-delimited protobuf field."""
+    return bytes((number << 3 | 2,)) + _varint(len(payload)) + payload
 
 
 def _handles(request: Decryption) -> list[bytes]:

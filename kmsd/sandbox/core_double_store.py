@@ -12,14 +12,14 @@ import attrs
 from grpclib.const import Status
 
 Result = Callable[[], Any]
-"""Makes the reply message when it is first polled for; raises to say that the operation failed."""
+"""Makes the reply, a message or bytes, when it is first polled for; raises to say that the operation failed."""
 
 
 @attrs.define(eq=False)
 class Entry:
     """One operation. A burnt one never finishes; a failed one has no result. `waiters` wait for the end.
 
-    `request` is kept for decryptions, so that a spoilt reply can be signed; `encoded` is the reply once encoded.
+    `reply` is a message, or encoded already. `request` is kept for decryptions, so that a reply can be spoilt.
     """
 
     make: Result | None
@@ -27,7 +27,6 @@ class Entry:
     failed: bool = False
     reply: Any = None
     request: Any = None
-    encoded: bytes | None = None
     waiters: list["asyncio.Future[None]"] = attrs.field(factory=list)
 
     def finish(self, *, failed: bool = False) -> None:
