@@ -1,5 +1,6 @@
 """Core endpoints as an operator writes them, and the TLS context for `https://` ones (decisions.md 15)."""
 
+import re
 import ssl
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -29,19 +30,18 @@ class Endpoint:
 
 def parse_endpoint(text: str) -> Endpoint:
     """Parse `http://host:port` or `https://host:port` (IPv6 in brackets, port 50100 if absent). Raises BadEndpoint."""
+    shown = repr(re.sub(r"//[^/]*@", "//…@", text))
     try:
         parts = urlsplit(text)
         port = parts.port if parts.port is not None else DEFAULT_PORT
-    except ValueError as error:
-        raise BadEndpoint(f"kms_core_endpoints: {text!r} is not a URL: {error}") from None
+    except ValueError:
+        raise BadEndpoint(f"kms_core_endpoints: {shown} is not a URL with a port from 1 to 65535") from None
     if parts.scheme not in ("http", "https"):
-        raise BadEndpoint(f"kms_core_endpoints: {text!r} must begin with http:// or https://")
+        raise BadEndpoint(f"kms_core_endpoints: {shown} must begin with http:// or https://")
     if not parts.hostname or port == 0:
-        raise BadEndpoint(f"kms_core_endpoints: {text!r} names no host or no usable port")
+        raise BadEndpoint(f"kms_core_endpoints: {shown} names no host or no usable port")
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
-        raise BadEndpoint(
-            f"kms_core_endpoints: {parts.scheme}://{parts.hostname} takes a host and a port, nothing else"
-        )
+        raise BadEndpoint(f"kms_core_endpoints: {shown} has more than a scheme, a host and a port")
     return Endpoint(text, parts.hostname, port, parts.scheme == "https")
 
 
