@@ -99,6 +99,7 @@ class AwsWallet:
         self._opening = trio.Lock()
         self._pause = 0.0
         self._next_start = 0.0
+        self._slowed_at = 0.0
 
     def __repr__(self) -> str:
         return f"AwsWallet({self._key.key_id})"
@@ -169,17 +170,20 @@ class AwsWallet:
         started = trio.current_time()
         while True:
             await self._wait_for_turn()
+            asked_at = trio.current_time()
             try:
                 result = await self._in_thread(call)
             except botocore.exceptions.ClientError as error:
                 code = str(error.response.get("Error", {}).get("Code", ""))
                 if code not in THROTTLED:
                     raise WalletUnavailable(self._name, f"{code}: see the key's state, policy and region") from error
-                self._pause = min(LONGEST_PAUSE, max(LEAST_PAUSE, self._pause * 2))
+                if asked_at >= self._slowed_at:  # one slowing down for all calls that were under way at once
+                    self._slowed_at = trio.current_time()
+                    self._pause = min(LONGEST_PAUSE, max(LEAST_PAUSE, self._pause * 2))
                 if trio.current_time() + self._pause - started > SIGN_DEADLINE:
                     raise WalletUnavailable(self._name, f"throttled for {SIGN_DEADLINE:.0f} s") from error
                 continue
-            self._pause = 0.0 if self._pause < LEAST_PAUSE / 8 else self._pause * 0.9
+            self._pause = 0.0 if self._pause < LEAST_PAUSE / 8 else self._pause * 0.98
             return result
 
     async def _wait_for_turn(self) -> None:
