@@ -3,7 +3,7 @@
     python protos/generate.py [OUTPUT_FOLDER]
 
 Needs grpcio-tools (protoc) and betterproto2-compiler, both in the extra `dev` and pinned by the lock file: the same
-versions give the same bytes, and `tests/core/test_generated_code.py` compares them.
+versions give the same bytes, and `tests/core/test_core_generated_code.py` compares them.
 """
 
 import os

@@ -3,7 +3,7 @@
 grpclib's `EventsProcessor` feeds a `Call` in the place of its own `Stream`: headers, data, trailers, the end, and room
 in the flow-control window. So a call needs no task of its own, a request leaves as the chunks that it is made of (a
 message of 96 MiB is never copied whole), and a reply is refused by its announced size. What is private in grpclib and
-used here is guarded by `tests/core/test_grpclib_canary.py`.
+used here is guarded by `tests/core/test_core_grpclib_canary.py`.
 """
 
 from collections import deque
