@@ -26,6 +26,11 @@ class WakeUp:
 
     async def wait(self, timeout: float = math.inf) -> bool:
         """Wait for a ring for at most `timeout` seconds; True when it rang."""
+        try:
+            self._receive.receive_nowait()
+            return True
+        except trio.WouldBlock:
+            pass
         with trio.move_on_after(timeout):
             await self._receive.receive()
             return True
