@@ -6,7 +6,7 @@ of any text on its way to a log, an error or a page, wherever they came from (a 
 
 import re
 from collections.abc import Iterable
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote
 
 HIDDEN = "***"
 """What stands in the place of a secret."""
@@ -17,40 +17,40 @@ SHORTEST_SECRET = 4
 SHORTEST_PATH_SECRET = 8
 """A segment of a URL's path this long may be an API key; `v3` or `rpc` is none."""
 
+_SPLIT_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<netloc>[^/?#]*)(?P<rest>.*)", re.DOTALL)
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?")
+_SECRET_NAME = re.compile(r"pass|secret|token|key|auth|sig", re.IGNORECASE)
 _USERINFO_OR_QUERY = re.compile(
     r"\b([a-z][a-z0-9+.-]*://)([^\s\"'<>\\/?#@]*@)?([^\s\"'<>\\?#]*)(\?[^\s\"'<>\\]*)?", re.I
 )
 
 
 def endpoint(url: str) -> str:
-    """`scheme://host:port` of `url`, without user, password, path, query and fragment.
+    """`scheme://host:port` of `url`, without user, password, path, query and fragment; several hosts as they are.
 
     Never raises and never gives back what it could not understand: such a text becomes `scheme://***` or `***`.
     """
-    scheme, separator, rest = url.partition("://")
-    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+    match = _SPLIT_URL.fullmatch(url.strip())
+    if match is None:
         return HIDDEN
-    try:
-        parts = urlsplit(url.strip())
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        return f"{scheme}://{HIDDEN}"
-    if not host:
-        return f"{scheme}://" if not rest.strip("/") else f"{scheme}://{HIDDEN}"
-    shown = f"[{host}]" if ":" in host else host
-    return f"{scheme.lower()}://{shown}" + (f":{port}" if port is not None else "")
+    scheme, hosts = match["scheme"].lower(), match["netloc"].rpartition("@")[2]
+    if hosts and not all(_HOST_AND_PORT.fullmatch(host) for host in hosts.split(",")):
+        hosts = HIDDEN
+    return f"{scheme}://{hosts}"
 
 
 def url_secrets(url: str) -> tuple[str, ...]:
     """The parts of `url` that may be secret: password, long segments of its path, values of its query."""
-    try:
-        parts = urlsplit(url)
-        password = parts.password
-    except ValueError:
+    match = _SPLIT_URL.fullmatch(url.strip())
+    if match is None:
         return (url,)
+    password = match["netloc"].rpartition("@")[0].partition(":")[2]
+    path, _, query = match["rest"].partition("#")[0].partition("?")
     found = [password, unquote(password)] if password else []
-    found += [segment for segment in parts.path.split("/") if len(segment) >= SHORTEST_PATH_SECRET]
-    found += [value for _, value in parse_qsl(parts.query) if len(value) >= SHORTEST_PATH_SECRET]
+    found += [segment for segment in path.split("/") if len(segment) >= SHORTEST_PATH_SECRET]
+    for name, value in parse_qsl(query):
+        if len(value) >= SHORTEST_PATH_SECRET or _SECRET_NAME.search(name):
+            found.append(value)
     return tuple(found)
 
 
@@ -88,6 +88,10 @@ class Redactor:
 
     def __repr__(self) -> str:
         return f"<Redactor of {len(self._secrets)} forms of secrets>"
+
+
+KNOWN = Redactor()
+"""The secrets of this process: whoever loads one adds it, every log line and page goes through it."""
 
 
 def _without_userinfo_and_query(match: re.Match[str]) -> str:
