@@ -39,6 +39,15 @@ class FakeCiphertext(NamedTuple):
     value: int
 
 
+def clear_value(handle: bytes) -> int:
+    """The clear value behind a sandbox handle: its first bytes, as far as its type is wide (a bool: one bit).
+
+    Whoever makes ciphertexts for the sandbox encodes this value, so a scripted party can answer without fetching them.
+    """
+    kind = fhe_type_of(handle)
+    return handle[0] & 1 if kind.number == 0 else int.from_bytes(handle[: min(kind.plaintext_bytes, 21)], "big")
+
+
 def real_size(handle: bytes, ciphertext_format: CiphertextFormat = CiphertextFormat.BigCompressed) -> int:
     """Bytes of a real ciphertext of the handle's type (wire/kms-core.md 8; u16, u32, u160 expanded interpolated)."""
     table = _EXPANDED_BYTES if ciphertext_format is CiphertextFormat.BigExpanded else _COMPRESSED_BYTES

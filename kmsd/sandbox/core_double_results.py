@@ -98,7 +98,7 @@ class Signer:
         share.append(bincode.u64(len(request.ciphertexts)))
         values = clear_values(request.ciphertexts)
         for ciphertext, (value, kind) in zip(request.ciphertexts, values, strict=True):
-            secret = self._signcrypted(ciphertext.handle, value, kind)
+            secret = self.signcrypted(ciphertext.handle, value, kind)
             packing = 1 if self.centralized or kind == 0 else 2
             head = bytes((0x08, kind)) if kind else b""
             parts.append(_field(3, head + _field(2, secret) + _field(3, ciphertext.handle) + bytes((0x20, packing))))
@@ -143,7 +143,7 @@ class Signer:
         typed = [
             kms.TypedSigncryptedCiphertext(
                 fhe_type=kind,
-                signcrypted_ciphertext=self._signcrypted(ciphertext.handle, value, kind),
+                signcrypted_ciphertext=self.signcrypted(ciphertext.handle, value, kind),
                 external_handle=ciphertext.handle,
                 packing_factor=1 if self.centralized or kind == 0 else 2,
             )
@@ -210,8 +210,8 @@ class Signer:
         reply.external_signature = self.sign(digest)
         reply.signature = reply.external_signature[:64]
 
-    def _signcrypted(self, handle: bytes, value: int, kind: int) -> bytes:
-        """nonce ‖ u64 ‖ KEM ciphertext ‖ u64 ‖ box; the box begins with the value as 32 bytes little-endian."""
+    def signcrypted(self, handle: bytes, value: int, kind: int) -> bytes:
+        """One handle's share: nonce ‖ u64 ‖ KEM ciphertext ‖ u64 ‖ box; the box begins with the value as 32 bytes little-endian."""
         size = _CENTRALIZED_SHARE_BASE + FHE_TYPES[kind].plaintext_bytes
         if not self.centralized:
             size = _THRESHOLD_SHARE_BYTES[kind]
