@@ -258,8 +258,16 @@ def _initdb(home: Path, password_file: Path) -> None:
         secret = Path(scratch) / "password"
         shutil.copyfile(password_file, secret)
         _give_away(Path(scratch))
-        argv = [home / _BINARIES / "bin" / "initdb", "-D", data, "-U", SUPERUSER, "--pwfile", secret]
-        argv += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--wal-segsize=4"]
+        argv = [str(word) for word in (home / _BINARIES / "bin" / "initdb", "-D", data, "-U", SUPERUSER)]
+        argv += [
+            "--pwfile",
+            str(secret),
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+            "--wal-segsize=4",
+        ]
         user = _user()
         done = subprocess.run(
             argv,
