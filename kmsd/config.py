@@ -84,7 +84,7 @@ def _key(
 HTTP = Url(("http", "https"))
 WEBSOCKET = Url(("ws", "wss"))
 BUCKET = Url(("http", "https", "s3"), public_path=True)
-DATABASE = Url(("postgresql", "postgres"), needs_host=False, many_hosts=True)
+DATABASE = Url(("postgresql", "postgres"), public_path=True, needs_host=False, many_hosts=True)
 
 
 @attrs.frozen
@@ -234,13 +234,19 @@ class Settings:
     rescan_overlap: int = _key(Integer(0, 1000), "Blocks before the cursor that are read again each time.", 2)
     # worker
     kms_core_endpoints: tuple[str, ...] = _key(
-        ListOf(Text(r"[^\s\x00-\x1f\x7f]+( *\| *[^\s\x00-\x1f\x7f]+)?", "http(s)://host:port, or endpoint|backup")),
+        ListOf(
+            Text(
+                r"[^\s\x00-\x1f\x7f]+( *\| *[^\s\x00-\x1f\x7f]+)?",
+                "http(s)://host:port, or endpoint|backup",
+                "http(s)://host:port",
+            )
+        ),
         "Shards of the KMS Core; a request goes to shard number id mod n. `endpoint|backup` gives a shard a stand-by.",
         (),
         needed_by=("worker",),
         example='["http://127.0.0.1:50051"]',
     )
-    kms_core_tls: CoreTls = _key(Table(CoreTls), "PEM files for `https://` Core endpoints.", attrs.Factory(CoreTls))
+    kms_core_tls: CoreTls = _key(Table(CoreTls), "PEM files for `https://` Core endpoints.", CoreTls())
     kms_signer_address: bytes | None = _key(
         Address(),
         "Address that signs this party's answers. When set, every answer of the Core must recover to it; else the "
@@ -288,7 +294,7 @@ class Settings:
     host_rpc_call_timeout: float = _key(Duration(0.1), "Deadline of one request to a host chain.", 10.0)
     # sender
     private_key: str | None = _key(
-        Secret(r"\s*(0[xX])?[0-9a-fA-F]{64}\s*", "64 hexadecimal digits, with or without 0x"),
+        Secret(r"\s*(0[xX])?[0-9a-fA-F]{64}\s*", "64 hexadecimal digits, with or without 0x", "64 hexadecimal digits"),
         "The transaction key itself. Prefer one of the next three.",
         None,
     )
@@ -348,6 +354,11 @@ INPUTS: Mapping[str, Key] = {
 def keys_of(cls: type) -> dict[str, Key]:
     """The keys of Settings or of one of its tables, in order."""
     return {field.name: field.metadata[KEY] for field in attrs.fields(cls)}
+
+
+def default_of(cls: type, name: str) -> Any:
+    """The default of a key of Settings or of one of its tables; `attrs.NOTHING` where there is none."""
+    return attrs.fields_dict(cls)[name].default
 
 
 def host_chain_map(settings: Settings) -> Mapping[int, HostChain]:

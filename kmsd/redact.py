@@ -76,7 +76,7 @@ class Redactor:
                 self._secrets |= {bare, quote(bare, safe="")}
         if self._secrets:
             longest_first = sorted(self._secrets, key=lambda secret: (-len(secret), secret))
-            self._pattern = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
+            self._pattern = re.compile("|".join(map(_any_form, longest_first)))
 
     def __call__(self, text: str) -> str:
         """`text` without any secret."""
@@ -92,6 +92,12 @@ class Redactor:
 
 KNOWN = Redactor()
 """The secrets of this process: whoever loads one adds it, every log line and page goes through it."""
+
+
+def _any_form(secret: str) -> str:
+    """A pattern for `secret`: hexadecimal digits in either case, anything else as it is."""
+    escaped = re.escape(secret)
+    return f"(?i:{escaped})" if re.fullmatch(r"[0-9A-Fa-f]{16,}", secret) else escaped
 
 
 def _without_userinfo_and_query(match: re.Match[str]) -> str:

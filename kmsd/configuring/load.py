@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from kmsd import redact
-from kmsd.config import HTTP, INPUTS, NOWHERE, ROLES, Contract, Key, Settings, keys_of
+from kmsd.config import HTTP, INPUTS, NOWHERE, ROLES, Contract, Key, Settings, default_of, keys_of
 from kmsd.configuring.agreement import contradictions
 from kmsd.configuring.database_url import with_credentials
 from kmsd.configuring.foreign_keys import MISNAMED, OBSOLETE
@@ -131,7 +131,6 @@ class _Reading:
 
         At the top, where `path` is empty, what was wrong or is missing takes its default and is named in `failed`.
         """
-        fields = {field.name: field for field in attrs.fields(cls)}
         values: dict[str, Any] = {}
         before = known = len(self.problems)
         for name, key in keys_of(cls).items():
@@ -140,11 +139,10 @@ class _Reading:
             if given is None:
                 if default is not None:
                     values[name] = getattr(default, name)
-                elif fields[name].default is attrs.NOTHING and path:
+                elif default_of(cls, name) is attrs.NOTHING and path:
                     self.problems.append(f"{here} is missing; must be {key.value.allowed}")
             elif isinstance(key.value, Table):
-                factory = fields[name].default
-                values[name] = self.object(key.value.cls, given, here + ".", _made(factory))
+                values[name] = self.object(key.value.cls, given, here + ".", default_of(cls, name))
             elif isinstance(key.value, Tables):
                 values[name] = self._objects(key.value.cls, given, here, key)
             else:
@@ -339,13 +337,6 @@ def _shown(value_type: Value, raw: Any) -> str:
         shown = redact.Redactor()(repr(raw))
     shown = re.sub(r"[0-9a-fA-F]{64,}", redact.HIDDEN, shown)
     return shown if len(shown) <= 80 else shown[:77] + "…"
-
-
-def _made(default: Any) -> Any:
-    """The object that an attrs default stands for; None where there is none."""
-    if default is attrs.NOTHING or default is None:
-        return None
-    return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
 
 
 def _snake_case(name: str) -> str:

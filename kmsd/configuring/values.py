@@ -1,8 +1,8 @@
 """Types of configuration values: what is allowed, how it is read from a file or a variable, how it is shown.
 
-A value type has `allowed` (words for an error and for the documents), `parse` (from what TOML or a variable gives),
-`show` (TOML text that parses to the same value), `redacted` (the same without secrets) and `secrets` (what to keep out
-of every output). Pure; nothing here reads files or knows any key.
+A value type has `allowed` (words for an error and for the documents), `unit` (the same in short, for an example),
+`parse` (from what TOML or a variable gives), `show` (TOML text that parses to the same value), `redacted` (the same
+without secrets) and `secrets` (what to keep out of every output). Pure; nothing here reads files or knows any key.
 """
 
 import json
@@ -39,6 +39,10 @@ class Value(Protocol):
     def allowed(self) -> str:
         """What may stand here, in words that complete "must be …"."""
 
+    @property
+    def unit(self) -> str:
+        """The same in a few words, for people who look at an example."""
+
     def parse(self, raw: Any) -> Any:
         """The value in memory; raises BadValue."""
 
@@ -74,6 +78,7 @@ class Text(Open):
 
     pattern: str = r"[^\x00-\x1f\x7f]+"
     allowed: str = "text without control characters"
+    unit: str = "text"
 
     def parse(self, raw: Any) -> str:
         """The text."""
@@ -82,8 +87,12 @@ class Text(Open):
         return raw
 
 
-NAME = Text(r"[A-Za-z0-9][A-Za-z0-9_.:@/-]{0,99}", "up to 100 letters, digits and _ . : @ / - (no blanks)")
-DOMAIN = Text(r"[\x20-\x7e]{1,100}", "1 to 100 printable ASCII characters: anything else looks right and signs wrong")
+NAME = Text(r"[A-Za-z0-9][A-Za-z0-9_.:@/-]{0,99}", "up to 100 letters, digits and _ . : @ / - (no blanks)", "name")
+DOMAIN = Text(
+    r"[\x20-\x7e]{1,100}",
+    "1 to 100 printable ASCII characters: anything else looks right and signs wrong",
+    "printable ASCII",
+)
 
 
 @attrs.frozen
@@ -91,6 +100,7 @@ class FilePath(Open):
     """A path. A pasted key instead of a path is noticed, so that no error about a missing file prints it."""
 
     allowed: str = "the path of a file"
+    unit: str = "path"
 
     def parse(self, raw: Any) -> str:
         """The path as text."""
@@ -126,6 +136,11 @@ class Integer(Open):
         """The range."""
         return f"a whole number from {self.least}" + (f" to {self.most}" if self.most != MAX_UINT64 else "")
 
+    @property
+    def unit(self) -> str:
+        """The range."""
+        return f"{self.least} to {self.most}" if self.most < 2**63 - 1 else f"{self.least} or more"
+
     def parse(self, raw: Any) -> int:
         """The number, also from its decimal digits."""
         if isinstance(raw, str) and re.fullmatch(r"[+-]?[0-9]{1,20}", raw.strip()):
@@ -140,6 +155,7 @@ class Flag(Open):
     """True or false."""
 
     allowed: str = "true or false"
+    unit: str = "true or false"
 
     def parse(self, raw: Any) -> bool:
         """The truth value, also from its word."""
@@ -160,6 +176,11 @@ class Duration(Open):
     def allowed(self) -> str:
         """The syntax and the least."""
         return f"a duration such as 500ms, 5s, 1m 30s, 24h; at least {duration_text(self.least)}"
+
+    @property
+    def unit(self) -> str:
+        """The least."""
+        return f"duration, at least {duration_text(self.least)}"
 
     def parse(self, raw: Any) -> float:
         """Seconds."""
@@ -189,6 +210,11 @@ class Size(Open):
         """The syntax and the least."""
         return f"a size such as 64MiB, or a number of bytes; at least {size_text(self.least)}"
 
+    @property
+    def unit(self) -> str:
+        """The least."""
+        return f"size in bytes, at least {size_text(self.least)}"
+
     def parse(self, raw: Any) -> int:
         """Bytes."""
         try:
@@ -209,6 +235,7 @@ class Wei(Open):
     """An amount: a number of wei, or `0.5gwei`."""
 
     allowed: str = "a number of wei, or an amount such as 0.5gwei; at least 1 wei"
+    unit: str = "wei or gwei"
 
     def parse(self, raw: Any) -> int:
         """Wei."""
@@ -236,6 +263,11 @@ class Choice(Open):
         """The options."""
         return "one of " + ", ".join(self.options)
 
+    @property
+    def unit(self) -> str:
+        """The options."""
+        return " or ".join(self.options)
+
     def parse(self, raw: Any) -> str:
         """The option, whatever its case."""
         if not isinstance(raw, str) or raw.strip().lower() not in self.options:
@@ -247,7 +279,8 @@ class Choice(Open):
 class Address(Open):
     """A contract's or signer's address: 20 bytes in memory. The zero address is none."""
 
-    allowed: str = "0x and 40 hexadecimal digits, in lower case or with a right EIP-55 checksum, not all zero"
+    allowed: str = "0x and 40 hexadecimal digits, in lower case or with a right EIP-55 checksum"
+    unit: str = "address"
 
     def parse(self, raw: Any) -> bytes:
         """20 bytes."""
@@ -283,6 +316,11 @@ class Url(Open):
         """The schemes."""
         return "a URL: " + " or ".join(f"{scheme}://…" for scheme in self.schemes)
 
+    @property
+    def unit(self) -> str:
+        """The schemes."""
+        return " or ".join(f"{scheme}://" for scheme in self.schemes)
+
     def parse(self, raw: Any) -> str:
         """The URL as it was written."""
         if not isinstance(raw, str) or re.search(r"[\s\x00-\x1f\x7f]", raw.strip()):
@@ -298,14 +336,20 @@ class Url(Open):
         return url
 
     def redacted(self, value: Any) -> str:
-        """Scheme, host, port, and the path where that is public."""
+        """Scheme, host, port, and the path where that is public; a database's user too."""
         shown = redact.endpoint(value)
-        return json.dumps(shown + urlsplit(value).path if self.public_path else shown)
+        if not self.public_path:
+            return json.dumps(shown)
+        scheme, _, hosts = shown.partition("://")
+        netloc, slash, path = re.split("[?#]", value.partition("://")[2], maxsplit=1)[0].partition("/")
+        user = netloc.rpartition("@")[0].partition(":")[0] if self.many_hosts else ""
+        return json.dumps(f"{scheme}://{user}{'@' if user else ''}{hosts}{slash}{path}")
 
     def secrets(self, value: Any) -> Sequence[str]:
         """Password, and what looks like a key in path and query."""
         found = redact.url_secrets(value)
-        return [s for s in found if s not in urlsplit(value).path] if self.public_path else found
+        path = re.split("[?#]", value, maxsplit=1)[0].partition("://")[2].partition("/")[2]
+        return [secret for secret in found if secret not in path.split("/")] if self.public_path else found
 
 
 def _check_host(host: str) -> None:
@@ -325,6 +369,7 @@ class Listen(Open):
     """An address to listen on, `host:port` (IPv6 in brackets)."""
 
     allowed: str = "host:port, e.g. 127.0.0.1:9100 or [::1]:9100"
+    unit: str = "host:port"
 
     def parse(self, raw: Any) -> str:
         """The text as it was written."""
@@ -342,6 +387,11 @@ class ListOf:
 
     item: Value
     least: int = 1
+
+    @property
+    def unit(self) -> str:
+        """The item's."""
+        return f"list; each: {self.item.unit}"
 
     @property
     def allowed(self) -> str:
