@@ -211,7 +211,7 @@ class Signer:
         reply.signature = reply.external_signature[:64]
 
     def signcrypted(self, handle: bytes, value: int, kind: int) -> bytes:
-        """One handle's share: nonce ‖ u64 ‖ KEM ciphertext ‖ u64 ‖ box; the box begins with the value as 32 bytes little-endian."""
+        """One handle's share: nonce ‖ u64 ‖ KEM ciphertext ‖ u64 ‖ box; the box begins with the value (LE)."""
         size = _CENTRALIZED_SHARE_BASE + FHE_TYPES[kind].plaintext_bytes
         if not self.centralized:
             size = _THRESHOLD_SHARE_BYTES[kind]
