@@ -12,6 +12,7 @@ import trio
 from kmsd.config import CoreTls
 from kmsd.core.call import LARGE, MAX_MESSAGE, Chunks, RawAnswer
 from kmsd.core.connection import ChannelPool, Patience
+from kmsd.core.decoding import Undecodable, decode
 from kmsd.core.endpoints import parse_endpoint, tls_context
 from kmsd.core.failover import Pause, Route
 from kmsd.core.methods import HEALTH_REQUEST, METHODS, Lane, MethodFacts
@@ -130,10 +131,10 @@ class GrpcCore:
             return CoreAnswer(raw.status, None, raw.detail)
         try:
             if len(raw.reply) > LARGE:
-                message = await trio.to_thread.run_sync(facts.reply.parse, raw.reply)
+                message = await trio.to_thread.run_sync(decode, facts.reply, raw.reply)
             else:
-                message = facts.reply.parse(raw.reply)
-        except Exception as error:
+                message = decode(facts.reply, raw.reply)
+        except Undecodable as error:
             return CoreAnswer(StatusCode.INTERNAL, None, f"the reply is no {facts.reply.__name__}: {error}")
         return CoreAnswer(StatusCode.OK, message, "")
 

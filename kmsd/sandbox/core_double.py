@@ -258,6 +258,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rate-tokens", type=int, default=50_000)
     parser.add_argument("--dec-capacity", type=int, default=10_000)
     parser.add_argument("--min-dec-cache", type=int, default=6_000)
+    parser.add_argument("--until-stdin-closes", action="store_true", help="end with the process that started it")
     parser.add_argument("--tls-cert", type=Path, help="PEM chain; with --tls-key the port speaks TLS")
     parser.add_argument("--tls-key", type=Path)
     parser.add_argument("--client-ca", type=Path, help="PEM; clients must show a certificate of it")
@@ -317,6 +318,8 @@ async def serve(arguments: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if arguments.until_stdin_closes:
+        loop.add_reader(sys.stdin.fileno(), lambda: None if os.read(sys.stdin.fileno(), 4096) else stop.set())
     port = server.sockets[0].getsockname()[1]
     scheme = "http" if arguments.tls_cert is None else "https"
     ready = {
@@ -335,7 +338,10 @@ async def serve(arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the double."""
-    asyncio.run(serve(_arguments(sys.argv[1:] if argv is None else argv)))
+    try:
+        asyncio.run(serve(_arguments(sys.argv[1:] if argv is None else argv)))
+    except OSError as error:
+        sys.exit(f"core double: {error}")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import betterproto2
 from grpclib.const import Status
 
+from kmsd.core.decoding import Undecodable, decode
 from kmsd.core.methods import CORE_SERVICE
 from kmsd.core.pb.grpc.health.v1 import HealthCheckRequest, HealthCheckResponse, HealthCheckResponseServingStatus
 from kmsd.core.pb.kms import v1 as kms
@@ -48,9 +48,6 @@ class Settings:
     rate_tokens: int = 50_000
     dec_capacity: int = 10_000
     min_dec_cache: int = 6_000
-
-
-Parsed = betterproto2.Message
 
 
 class CoreDouble:
@@ -125,7 +122,7 @@ class CoreDouble:
             "InitiateResharing": (self.reshares, kms.InitiateResharingRequest),
         }
         store, message_type = by_method[method]
-        store.add(id_of(message_type.parse(data).request_id), None)
+        store.add(id_of(_parse(message_type, data).request_id), None)
 
     def live(self) -> dict[str, dict[str, int]]:
         """Operations held, by store: all, finished, failed."""
@@ -408,8 +405,8 @@ _EMPTY = kms.Empty()
 
 def _parse(message_type: type[Any], data: bytes) -> Any:
     try:
-        return message_type.parse(data)
-    except Exception as error:
+        return decode(message_type, data)
+    except Undecodable as error:
         raise Malformed(str(error)) from error
 
 

@@ -70,7 +70,8 @@ class RunningDouble:
 async def running_double(*options: str) -> AsyncIterator[RunningDouble]:
     """A double with these command-line options; it is killed on leaving. Raises RuntimeError if it does not start."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "kmsd.sandbox.core_double", *options],
+        [sys.executable, "-m", "kmsd.sandbox.core_double", "--until-stdin-closes", *options],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=dict(os.environ),
     )
@@ -92,5 +93,6 @@ async def running_double(*options: str) -> AsyncIterator[RunningDouble]:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-            if process.stdout is not None:
-                await process.stdout.aclose()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    await pipe.aclose()

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import attrs
 
+from kmsd.core.decoding import Undecodable, decode
 from kmsd.core.pb.kms import v1 as kms
 from kmsd.sandbox.ciphertexts import HEADER_BYTES
 from kmsd.wire.addresses import parse_address, to_checksum
@@ -90,8 +91,8 @@ def parse_decryption(data: bytes, *, user: bool) -> Decryption:
 def parse_domain(data: bytes) -> Domain:
     """An Eip712DomainMsg as the Core takes it. Raises Malformed or Invalid."""
     try:
-        message = kms.Eip712DomainMsg.parse(data)
-    except Exception as error:
+        message = decode(kms.Eip712DomainMsg, data)
+    except Undecodable as error:
         raise Malformed(str(error)) from error
     return domain_of(message)
 
