@@ -12,7 +12,7 @@ from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
 from kmsd.operations.kinds import Kind
 from kmsd.ownership import Ownership
-from kmsd.ports import DependencyDown, Entropy, LaneLost, Store, Time, Wallet
+from kmsd.ports import DependencyDown, Entropy, LaneLost, Store, Time, Wallet, WalletUnavailable
 from kmsd.sending.broadcaster import until_up
 from kmsd.sending.intake import Intake
 from kmsd.sending.questions import NodeGroup
@@ -45,6 +45,7 @@ class Sender:
         self._works = Works()
         self._intake = Intake(settings, store, ownership, wakeups, self._works, metrics)
         self._epoch: int | None = None
+        self._tenures = 0
         self.tenure: Tenure | None = None
         """The present tenure, None while another daemon has the wallet."""
 
@@ -62,14 +63,15 @@ class Sender:
         faults = 0
         while True:
             lost: BaseException | None = None
+            tenures = self._tenures
             try:
                 await self._serve()
             except* (LaneLost, DependencyDown) as group:
-                lost = group
-            if self.tenure is not None:
-                self.tenure, faults = None, 0
-            faults += 1
-            await until_up("sender", _first(lost), faults)
+                lost = _first(group)
+            if isinstance(lost, WalletUnavailable):
+                self._around.health.fault(lost.name, lost.detail)
+            faults = 1 if self._tenures > tenures else faults + 1
+            await until_up("sender", lost or LaneLost("the lane ended"), faults)
 
     async def _serve(self) -> None:
         """One tenure: wait for an epoch, the address and the lock, then send until something is lost."""
@@ -82,13 +84,15 @@ class Sender:
         async with self._around.store.open_lane(chain_id, address, epoch) as lane:
             log.info("sending as %s on chain %d", to_checksum(address), chain_id)
             self.tenure = Tenure(self._around, lane, self._works, self._intake, address, epoch)
+            self._tenures += 1
             try:
                 await self.tenure.run()
             finally:
+                self.tenure = None
                 self._around.metrics.set("kms_connector_tx_sender_lane_held", 0.0)
 
 
-def _first(error: BaseException | None) -> BaseException:
+def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return error if error is not None else LaneLost("the lane ended")
+    return error

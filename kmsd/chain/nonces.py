@@ -4,6 +4,7 @@ A nonce is *in flight* from its journal row until a transaction of it is mined; 
 enough for no reorganisation to bring it back. Instants are those of the caller's monotonic clock, in seconds.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import attrs
@@ -170,13 +171,14 @@ class LaneState:
         return [self.flights[nonce] for nonce in sorted(self.flights) if nonce < count]
 
     def holes(self, count: int) -> list[int]:
-        """Nonces from the chain's `count` on that nothing of ours occupies although higher ones are in flight."""
+        """The first nonces from the chain's `count` on that nothing of ours occupies, with higher ones in flight."""
         if not self.flights:
             return []
-        highest = max(self.flights)
-        return [nonce for nonce in range(count, highest) if nonce not in self.flights and nonce not in self.watched]
+        below = range(count, max(self.flights))
+        holes = (nonce for nonce in below if nonce not in self.flights and nonce not in self.watched)
+        return list(itertools.islice(holes, MAX_REPLACEMENTS))
 
-    def keys(self) -> list[tuple[Kind, int]]:
+    def carried(self) -> list[tuple[Kind, int]]:
         """The responses that nonces in flight carry."""
         return [flight.key for flight in self.flights.values() if flight.key is not None]
 

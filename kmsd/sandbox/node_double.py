@@ -124,6 +124,7 @@ class ChainDouble:
         self.calls: dict[str, int] = {}
         """How often each method was asked."""
         self._salt = 0
+        self._dearest = 0
         self._seal([])
         self._methods: Mapping[str, Callable[..., Any]] = {
             "eth_chainId": lambda: hex(self.chain_id),
@@ -283,8 +284,9 @@ class ChainDouble:
                 raise RpcFailure(-32000, "replacement transaction underpriced")
         elif sum(map(len, self.pool.values())) >= self.pool_slots:
             raise RpcFailure(-32000, "txpool is full")
-        queued = sum(_cost(p) for n, p in pending.items() if n != transaction.nonce)
-        self._pay(pooled, queued)
+        self._dearest = max(self._dearest, _cost(pooled))
+        if self.balance(pooled.signed.sender) < (len(pending) + 1) * self._dearest:  # else no need to add them up
+            self._pay(pooled, sum(_cost(p) for n, p in pending.items() if n != transaction.nonce))
 
     def _pay(self, pooled: Pooled, queued: int) -> None:
         balance = self.balance(pooled.signed.sender)

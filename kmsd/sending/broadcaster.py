@@ -12,7 +12,7 @@ from kmsd.config import Settings
 from kmsd.failpoints import failpoint
 from kmsd.ports import RpcAnswer, RpcError
 from kmsd.sending.gate import Gate
-from kmsd.sending.questions import BATCH, Questions
+from kmsd.sending.questions import BATCH, Questions, cuts
 
 log = logging.getLogger("kmsd.sender")
 
@@ -68,6 +68,8 @@ class Broadcaster:
         flights = self._state.to_send(BATCH)
         if not flights:
             return 0.0
+        _, end = next(cuts([len(flight.last.raw) for flight in flights]))
+        flights = flights[:end]
         if len(flights) == 1 and len(self._state.flights) == 1 and self._sync_works:
             answers = await self._send_sync(flights[0])
         else:
@@ -147,7 +149,11 @@ class Broadcaster:
                     self._state.sent(flight.nonce, flight.last.attempt, trio.current_time())
                 return
             words.append(answer.error.message[:200])
+        if flight.is_filler:
+            log.error("nonce %d: every node refuses even an empty transaction: %s", flight.nonce, words[0])
+            return
         flight.refused = f"every node refuses the transaction: {words[0]}"
+        self._state.unsent.discard(flight.nonce)
         log.error("nonce %d: %s; it will be filled", flight.nonce, flight.refused)
 
 

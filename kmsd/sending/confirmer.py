@@ -7,16 +7,17 @@ import attrs
 import trio
 
 from kmsd.chain.gas import MAX_OUT_OF_GAS, GasTable, after_out_of_gas, may_be_out_of_gas
+from kmsd.chain.jsonrpc import Receipt
 from kmsd.chain.nonces import Flight, LaneState, Window
 from kmsd.chain.transactions import decode
 from kmsd.config import Settings
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
 from kmsd.operations.table import OPERATIONS
-from kmsd.ports import JournalEntry, ResponseFate, ResponseOutcome, Store, Time, TxState
+from kmsd.ports import JournalEntry, Lease, ResponseFate, ResponseOutcome, Store, Time, TxState
 from kmsd.sending.journal import Journal
 from kmsd.sending.preparer import FOREIGN_ALERT, Market
-from kmsd.sending.questions import BATCH, Call, Questions, Receipt, Tip, Unanswered
+from kmsd.sending.questions import BATCH, Call, Questions, Tip, Unanswered
 from kmsd.sending.verdicts import Verdicts
 from kmsd.sending.works import Key, Work, Works
 from kmsd.wire.v0_11.errors import RevertReason
@@ -33,7 +34,8 @@ FINAL_BATCH = 512
 class Mined:
     """What a pass over receipts found: new states, ends of responses, and responses to try again at once.
 
-    `done[i]` is the work that `outcomes[i]` ends. `orphans` are responses that nobody has in hand any more.
+    `done[i]` is the work that `outcomes[i]` ends. Of responses that nobody has in hand, because their rows were settled
+    before, `late` are successes, and `orphans` have to be looked at again.
     """
 
     entries: list[JournalEntry] = attrs.field(factory=list)
@@ -41,6 +43,7 @@ class Mined:
     done: list[Work] = attrs.field(factory=list)
     again: list[Work] = attrs.field(factory=list)
     orphans: list[Key] = attrs.field(factory=list)
+    late: list[ResponseOutcome] = attrs.field(factory=list)
     gas_used: int = 0
 
     def end(self, work: Work, outcome: ResponseOutcome) -> None:
@@ -67,6 +70,8 @@ class Confirmer:
         metrics: Metrics,
         health: Health,
         time: Time,
+        *,
+        epoch: int,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -81,12 +86,13 @@ class Confirmer:
         self._metrics = metrics
         self._health = health
         self._time = time
+        self._epoch = epoch
 
     async def look(self) -> Tip:
         """One pass: what was mined is settled, what fell out of the chain flies again. Raises DependencyDown."""
         sentinel = self._state.sentinel()
         tip = await self._questions.tip(sentinel.tx_hash if sentinel is not None else None)
-        self._market.see_count(tip.mined_count)
+        await self._market.see_count(tip.mined_count)
         self._metrics.set("kms_connector_tx_sender_chain_nonce", float(tip.mined_count))
         if sentinel is not None and (tip.sentinel is None or tip.sentinel.block_hash != sentinel.block_hash):
             await self._check_watched(tip.head)
@@ -108,7 +114,9 @@ class Confirmer:
         """Settle the flights whose nonces are mined."""
         before = len(self._state.flights)
         attempts = [(flight, entry) for flight in flights for entry in flight.attempts]
-        receipts = await self._questions.receipts([entry.tx_hash for _, entry in attempts])
+        receipts = await self._questions.receipts(
+            [entry.tx_hash for _, entry in attempts], [len(entry.raw) for _, entry in attempts]
+        )
         found: dict[int, tuple[JournalEntry, Receipt]] = {}
         for (flight, entry), receipt in zip(attempts, receipts, strict=True):
             if receipt is not None:
@@ -124,7 +132,7 @@ class Confirmer:
         if not mined.entries:
             return
         again = [*mined.again, *(await self._load(mined.orphans))]
-        await self._journal.settle(mined.entries, mined.outcomes)
+        await self._journal.settle(mined.entries, [*mined.outcomes, *mined.late])
         for entry in mined.entries:
             if entry.state is TxState.MINED:
                 self._state.mined(entry)
@@ -152,11 +160,14 @@ class Confirmer:
         mined.gas_used += receipt.gas_used
         work = self._works.get(flight.key)
         if work is None:
-            if flight.key is not None and (receipt.status != 1 or entry.kind is None):
+            if flight.key is not None and receipt.status == 1 and entry.kind is not None:
+                lease = Lease(*flight.key, self._epoch)
+                mined.late.append(ResponseOutcome(lease, ResponseFate.COMPLETED, tx_hash=entry.tx_hash))
+            elif flight.key is not None:
                 mined.orphans.append(flight.key)
             return
         if entry.kind is None:
-            mined.end(work, self._verdicts.again(work, flight.refused or "its nonce was filled"))
+            mined.end(work, self._verdicts.again(work, flight.refused or "its nonce was filled", reason="gateway"))
         elif receipt.status == 1:
             mined.end(work, self._verdicts.completed(work, entry.tx_hash))
         elif isinstance(reason, RevertReason):
@@ -175,7 +186,9 @@ class Confirmer:
         work.suspect = True
         words = f"nonce {entry.nonce} ran out of gas at its limit of {entry.gas_limit}"
         if work.out_of_gas >= MAX_OUT_OF_GAS:
-            mined.end(work, self._verdicts.again(work, f"{words}, the {work.out_of_gas}. time in a row"))
+            mined.end(
+                work, self._verdicts.again(work, f"{words}, the {work.out_of_gas}. time in a row", reason="out of gas")
+            )
         else:
             log.warning("%s; tried again with at least %d", words, work.gas_floor)
             mined.again.append(work)

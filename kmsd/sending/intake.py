@@ -67,7 +67,7 @@ class Intake:
             self._asked_for -= limit
         if claimed:
             self._metrics.inc("kms_connector_tx_sender_response_received_counter", response.label, by=len(claimed))
-        carried = dict.fromkeys(state.keys()) if claimed else {}
+        carried = dict.fromkeys(state.carried()) if claimed else {}
         fresh = []
         for row in claimed:
             work = Work(row)

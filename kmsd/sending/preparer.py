@@ -28,13 +28,15 @@ BATCH = 128
 REMOTE_BATCH = 32
 """The same with a remote signer, which is asked for each signature."""
 CONDITIONS_AGE = 2.0
-"""Seconds for which fees and limits are believed while transactions are in flight."""
+"""Seconds for which fees, limits and nonces by the chain are believed."""
 FEES_ALERT = "gateway fees above cap"
 FOREIGN_ALERT = "another program uses the wallet"
+LARGE_JUMP = 1000
+"""Nonces used by others that no single node is believed to tell, where there are several."""
 
 
 class Market:
-    """Fees, nonces by the chain and the block's gas limit, asked again when they are old or nothing is in flight."""
+    """Fees, nonces by the chain and the block's gas limit, asked again when they are old."""
 
     def __init__(self, questions: Questions, gas: GasTable, state: LaneState, health: Health) -> None:
         self._questions = questions
@@ -48,24 +50,28 @@ class Market:
         """What new transactions depend on. Raises DependencyDown."""
         now = trio.current_time()
         idle = not self._state.flights
-        if self._conditions is None or idle or now - self._asked_at > CONDITIONS_AGE:
+        if self._conditions is None or now - self._asked_at > CONDITIONS_AGE:
             self._conditions = await self._questions.conditions()
             self._asked_at = now
             self._gas.block_gas_limit = self._conditions.block_gas_limit
             # with nothing of ours in flight, pending transactions are another program's: keep clear of them too
-            self.see_count(self._conditions.pending_count if idle else self._conditions.mined_count)
+            await self.see_count(self._conditions.pending_count if idle else self._conditions.mined_count)
         return self._conditions
 
-    def see_count(self, count: int) -> None:
+    async def see_count(self, count: int) -> None:
         """The chain has `count` transactions of the wallet; more than we signed means that another program did."""
-        if count > self._state.next_nonce:
-            if self._state.next_nonce:
-                self._health.alert(
-                    FOREIGN_ALERT,
-                    f"nonces {self._state.next_nonce} to {count - 1} were used by a program that is not the sender of "
-                    "this database; give it a wallet of its own",
-                )
-            self._state.next_nonce = count
+        known = self._state.next_nonce
+        if count > known + LARGE_JUMP and len(self._questions.nodes) > 1:
+            count = min(await self._questions.mined_counts(), default=known)
+        if count <= known:
+            return
+        if known:
+            self._health.alert(
+                FOREIGN_ALERT,
+                f"nonces {known} to {count - 1} were used by a program that is not the sender of this database; "
+                "give it a wallet of its own",
+            )
+        self._state.next_nonce = count
 
 
 class Preparer:
@@ -208,7 +214,7 @@ class Preparer:
         words = f"the node cannot estimate it: {answer.error.message[:200]} (code {answer.error.code})"
         if send_verdict(answer.error) is SendVerdict.NO_FUNDS:
             self._gate.close(Refusal.NO_FUNDS, f"the wallet cannot pay for a response: {answer.error.message[:200]}", 1)
-        return self._verdicts.again(work, words, counted=False)
+        return self._verdicts.again(work, words, reason="gateway", counted=False)
 
     async def _fees(self) -> Fees | None:
         """Fees for new transactions; None while the cap forbids any."""

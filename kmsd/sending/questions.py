@@ -1,9 +1,12 @@
 """What the sender asks the Gateway chain, typed, in batches."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import trio
 
 from kmsd.chain.fees import HISTORY_BLOCKS, REWARD_PERCENTILE, Market, market_from_history, market_from_price
+from kmsd.chain.jsonrpc import BadAnswer, Receipt, block, data, quantity, receipt, to_data, to_quantity
 from kmsd.ports import DependencyDown, Node, RpcAnswer, RpcCall, RpcError
 from kmsd.wire.reverts import find_revert_data
 from kmsd.wire.v0_11.errors import RevertReason, decode_revert
@@ -11,11 +14,19 @@ from kmsd.wire.v0_11.errors import RevertReason, decode_revert
 BATCH = 100
 """Transactions, receipts or calls in one JSON-RPC batch (public nodes limit batches to this or more)."""
 
+BATCH_BYTES = 1_000_000
+"""Bytes of calldata in one batch: nodes limit a request's body, at twice that in hexadecimal digits, to 5 MB."""
+
+SIDE_BY_SIDE = 4
+"""Batches of one question asked at the same time."""
+
 REVERTED = 3
 """The JSON-RPC code of a reverted call (geth, Nitro, anvil)."""
 
 SYNC_TIMEOUT = 2.0
 """Seconds that eth_sendRawTransactionSync may wait for its receipt."""
+
+T = TypeVar("T")
 
 
 class NodeGroup(Protocol):
@@ -33,16 +44,6 @@ class Call(NamedTuple):
 
     to: bytes
     data: bytes
-
-
-class Receipt(NamedTuple):
-    """What the sender reads of a receipt. `status` 1 is success."""
-
-    tx_hash: bytes
-    status: int
-    block_number: int
-    block_hash: bytes
-    gas_used: int
 
 
 class Tip(NamedTuple):
@@ -73,7 +74,7 @@ class Questions:
 
     def __init__(self, gateway: NodeGroup, wallet: bytes, deadline: float) -> None:
         self._gateway = gateway
-        self._wallet = "0x" + wallet.hex()
+        self._wallet = to_data(wallet)
         self._deadline = deadline
         self.nodes = gateway.nodes
 
@@ -81,44 +82,48 @@ class Questions:
         """Head, count of mined transactions of the wallet, receipt of the transaction with the hash `sentinel`."""
         calls = [RpcCall("eth_blockNumber", ()), RpcCall("eth_getTransactionCount", (self._wallet, "latest"))]
         if sentinel is not None:
-            calls.append(RpcCall("eth_getTransactionReceipt", (_hex(sentinel),)))
+            calls.append(RpcCall("eth_getTransactionReceipt", (to_data(sentinel),)))
         answers = await self._batch(calls)
-        receipt = _receipt(_result(answers[2])) if sentinel is not None else None
-        return Tip(_quantity(_result(answers[0])), _quantity(_result(answers[1])), receipt)
+        found = _read(receipt, answers[2]) if sentinel is not None else None
+        return Tip(_read(quantity, answers[0]), _read(quantity, answers[1]), found)
 
     async def conditions(self) -> Conditions:
         """Fees, nonces and the block's gas limit, together."""
         answers = await self._batch(
             (
-                RpcCall("eth_feeHistory", (hex(HISTORY_BLOCKS), "latest", [REWARD_PERCENTILE])),
+                RpcCall("eth_feeHistory", (to_quantity(HISTORY_BLOCKS), "latest", [REWARD_PERCENTILE])),
                 RpcCall("eth_gasPrice", ()),
                 RpcCall("eth_getTransactionCount", (self._wallet, "latest")),
                 RpcCall("eth_getTransactionCount", (self._wallet, "pending")),
                 RpcCall("eth_getBlockByNumber", ("latest", False)),
             )
         )
-        history, price, mined, pending, block = answers
-        mined_count = _quantity(_result(mined))
+        history, price, mined, pending, latest = answers
+        mined_count = _read(quantity, mined)
+        head = _read(block, latest)
+        if head is None:
+            raise DependencyDown("gateway", "the node has no latest block")
         return Conditions(
             _market(history, price),
             mined_count,
-            mined_count if pending.error else _quantity(pending.result),
-            _quantity(_member(_result(block), "gasLimit")),
+            mined_count if pending.error is not None else _read(quantity, pending),
+            head.gas_limit,
         )
 
-    async def receipts(self, hashes: Sequence[bytes]) -> list[Receipt | None]:
-        """The receipt of each transaction, None where the node knows none."""
-        found: list[Receipt | None] = []
-        for start in range(0, len(hashes), BATCH):
-            part = hashes[start : start + BATCH]
-            answers = await self._batch([RpcCall("eth_getTransactionReceipt", (_hex(h),)) for h in part])
-            found += [_receipt(_result(answer)) for answer in answers]
-        return found
+    async def mined_counts(self) -> list[int]:
+        """The wallet's mined transactions in the eyes of each node that answers."""
+        call = RpcCall("eth_getTransactionCount", (self._wallet, "latest"))
+        return [_read(quantity, answer) for answer in await self._everywhere(call) if answer is not None]
+
+    async def receipts(self, hashes: Sequence[bytes], sizes: Sequence[int] = ()) -> list[Receipt | None]:
+        """The receipt of each transaction, None where the node knows none. `sizes`: bytes of their calldata."""
+        calls = [RpcCall("eth_getTransactionReceipt", (to_data(tx_hash),)) for tx_hash in hashes]
+        return [_read(receipt, answer) for answer in await self._batches(calls, sizes)]
 
     async def estimates(self, calls: Sequence[Call]) -> list[int | RevertReason | Unanswered]:
         """Gas that each call from the wallet would use, or how it would be reverted."""
         answers = await self._each("eth_estimateGas", calls, ())
-        return [answer if not isinstance(answer, str) else _quantity(answer) for answer in answers]
+        return [_result(quantity, answer) if isinstance(answer, str) else answer for answer in answers]
 
     async def replays(self, calls: Sequence[Call]) -> list[RevertReason | Unanswered | None]:
         """How each call from the wallet is reverted on the latest block without a gas limit; None: it succeeds."""
@@ -127,124 +132,127 @@ class Questions:
 
     async def view(self, call: Call) -> bytes:
         """The result of one view."""
-        answers = await self._each("eth_call", (call,), ("latest",))
-        if not isinstance(answers[0], str):
-            raise DependencyDown("gateway", f"a view of 0x{call.to.hex()} failed")
-        return bytes.fromhex(answers[0][2:])
+        (answer,) = await self._each("eth_call", (call,), ("latest",))
+        if not isinstance(answer, str):
+            raise DependencyDown("gateway", f"a view of {to_data(call.to)} failed")
+        return _result(data, answer)
 
     async def balance(self) -> int:
         """The wallet's balance in wei."""
         answers = await self._batch((RpcCall("eth_getBalance", (self._wallet, "latest")),))
-        return _quantity(_result(answers[0]))
+        return _read(quantity, answers[0])
 
     async def send(self, raws: Sequence[bytes]) -> Sequence[RpcAnswer]:
         """Broadcast raw transactions in one batch, in their order."""
-        return await self._batch([RpcCall("eth_sendRawTransaction", (_hex(raw),)) for raw in raws])
+        return await self._batch([RpcCall("eth_sendRawTransaction", (to_data(raw),)) for raw in raws])
 
     async def send_sync(self, raw: bytes) -> RpcAnswer:
         """Broadcast one transaction and let the node wait for its receipt."""
-        call = RpcCall("eth_sendRawTransactionSync", (_hex(raw), int(SYNC_TIMEOUT * 1000)))
+        call = RpcCall("eth_sendRawTransactionSync", (to_data(raw), int(SYNC_TIMEOUT * 1000)))
         return (await self._batch((call,)))[0]
 
     async def send_everywhere(self, raw: bytes) -> list[RpcAnswer | None]:
         """Broadcast one transaction to every node; None for each that is down."""
+        return await self._everywhere(RpcCall("eth_sendRawTransaction", (to_data(raw),)))
+
+    async def trace(self, tx_hash: bytes) -> RevertReason | None:
+        """The revert of a mined transaction by debug_traceTransaction; None where the node does not tell."""
+        options = {"tracer": "callTracer", "tracerConfig": {"onlyTopCall": True}}
+        answers = await self._batch((RpcCall("debug_traceTransaction", (to_data(tx_hash), options)),))
+        output = answers[0].result.get("output") if isinstance(answers[0].result, dict) else None
+        if not isinstance(output, str) or len(output) < 10:
+            return None
+        return decode_revert(_result(data, output))
+
+    async def _each(
+        self, method: str, calls: Sequence[Call], more: tuple[Any, ...]
+    ) -> list[str | RevertReason | Unanswered]:
+        questions = [
+            RpcCall(method, ({"from": self._wallet, "to": to_data(call.to), "data": to_data(call.data)}, *more))
+            for call in calls
+        ]
+        found: list[str | RevertReason | Unanswered] = []
+        for answer in await self._batches(questions, [len(call.data) for call in calls]):
+            if answer.error is None:
+                found.append(answer.result if isinstance(answer.result, str) else "")
+            elif (reverted := _revert_data(answer.error)) is not None:
+                found.append(decode_revert(reverted))
+            else:
+                found.append(Unanswered(answer.error))
+        return found
+
+    async def _batches(self, calls: Sequence[RpcCall], sizes: Sequence[int] = ()) -> Sequence[RpcAnswer]:
+        """Any number of questions in batches, some of them side by side. `sizes`: bytes that each one moves."""
+        parts = [calls[start:end] for start, end in cuts(sizes or [0] * len(calls))]
+        if len(parts) <= 1:
+            return await self._batch(calls) if calls else ()
+        answers: list[Sequence[RpcAnswer]] = [()] * len(parts)
+        faults: list[DependencyDown] = []
+        waiting = iter(range(len(parts)))
+
+        async def ask() -> None:
+            for index in waiting:
+                try:
+                    answers[index] = await self._batch(parts[index])
+                except DependencyDown as down:
+                    faults.append(down)
+                    nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(SIDE_BY_SIDE, len(parts))):
+                nursery.start_soon(ask)
+        if faults:
+            raise faults[0]
+        return [answer for part in answers for answer in part]
+
+    async def _batch(self, calls: Sequence[RpcCall]) -> Sequence[RpcAnswer]:
+        return await self._gateway.batch(calls, deadline=self._deadline)
+
+    async def _everywhere(self, call: RpcCall) -> list[RpcAnswer | None]:
         answers: list[RpcAnswer | None] = []
         for node in self.nodes:
             try:
-                call = RpcCall("eth_sendRawTransaction", (_hex(raw),))
                 answers.append((await node.batch((call,), deadline=self._deadline))[0])
             except DependencyDown:
                 answers.append(None)
         return answers
 
-    async def trace(self, tx_hash: bytes) -> RevertReason | None:
-        """The revert of a mined transaction by debug_traceTransaction; None where the node does not tell."""
-        options = {"tracer": "callTracer", "tracerConfig": {"onlyTopCall": True}}
-        answers = await self._batch((RpcCall("debug_traceTransaction", (_hex(tx_hash), options)),))
-        output = answers[0].result.get("output") if isinstance(answers[0].result, dict) else None
-        if not isinstance(output, str) or len(output) < 10:
-            return None
-        return decode_revert(bytes.fromhex(output[2:]))
 
-    async def _each(
-        self, method: str, calls: Sequence[Call], more: tuple[Any, ...]
-    ) -> list[str | RevertReason | Unanswered]:
-        found: list[str | RevertReason | Unanswered] = []
-        for start in range(0, len(calls), BATCH):
-            part = calls[start : start + BATCH]
-            questions = [
-                RpcCall(method, ({"from": self._wallet, "to": _hex(call.to), "data": _hex(call.data)}, *more))
-                for call in part
-            ]
-            for answer in await self._batch(questions):
-                if answer.error is None:
-                    found.append(_text(answer.result))
-                elif (data := _revert_data(answer.error)) is not None:
-                    found.append(decode_revert(data))
-                else:
-                    found.append(Unanswered(answer.error))
-        return found
-
-    async def _batch(self, calls: Sequence[RpcCall]) -> Sequence[RpcAnswer]:
-        return await self._gateway.batch(calls, deadline=self._deadline)
+def cuts(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Bounds of consecutive batches of at most BATCH items and, beyond one item, BATCH_BYTES bytes."""
+    start = total = 0
+    for index, size in enumerate(sizes):
+        if index > start and (index - start == BATCH or total + size > BATCH_BYTES):
+            yield start, index
+            start, total = index, 0
+        total += size
+    if start < len(sizes):
+        yield start, len(sizes)
 
 
 def _market(history: RpcAnswer, price: RpcAnswer) -> Market:
-    base_fees = history.result.get("baseFeePerGas") if isinstance(history.result, dict) else None
-    if not base_fees:
-        return market_from_price(_quantity(_result(price)))
-    rewards = history.result.get("reward") or ()
-    return market_from_history(
-        [_quantity(fee) for fee in base_fees], [[_quantity(tip) for tip in row] for row in rewards]
-    )
+    """From eth_feeHistory, or from eth_gasPrice where a node knows no other."""
+    fields = history.result if isinstance(history.result, dict) else {}
+    try:
+        base_fees = [quantity(fee, "base fee") for fee in fields.get("baseFeePerGas") or ()]
+        rewards = [[quantity(tip, "reward") for tip in row or ()] for row in fields.get("reward") or ()]
+    except (BadAnswer, TypeError):
+        raise DependencyDown("gateway", "an unusable fee history") from None
+    return market_from_history(base_fees, rewards) if base_fees else market_from_price(_read(quantity, price))
 
 
-def _receipt(value: Any) -> Receipt | None:
-    if value is None or _member(value, "blockHash") is None:
-        return None
-    return Receipt(
-        _bytes(_member(value, "transactionHash")),
-        _quantity(_member(value, "status")),
-        _quantity(_member(value, "blockNumber")),
-        _bytes(_member(value, "blockHash")),
-        _quantity(_member(value, "gasUsed")),
-    )
-
-
-def _result(answer: RpcAnswer) -> Any:
+def _read(parse: Callable[[Any], T], answer: RpcAnswer) -> T:
+    """The value of an answer to a plain question: an error to one, or another form, is the node's fault."""
     if answer.error is not None:
         raise DependencyDown("gateway", f"error {answer.error.code} to a plain question: {answer.error.message[:200]}")
-    return answer.result
+    return _result(parse, answer.result)
 
 
-def _member(value: Any, name: str) -> Any:
-    if not isinstance(value, dict) or name not in value:
-        raise DependencyDown("gateway", f"an answer without {name}")
-    return value[name]
-
-
-def _quantity(value: Any) -> int:
+def _result(parse: Callable[[Any], T], result: Any) -> T:
     try:
-        return int(_text(value), 16)
-    except ValueError:
-        raise DependencyDown("gateway", f"{str(value)[:40]!r} where a quantity belongs") from None
-
-
-def _bytes(value: Any) -> bytes:
-    try:
-        return bytes.fromhex(_text(value)[2:])
-    except ValueError:
-        raise DependencyDown("gateway", f"{str(value)[:40]!r} where bytes belong") from None
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.startswith("0x"):
-        raise DependencyDown("gateway", f"{str(value)[:40]!r} where hexadecimal text belongs")
-    return value
-
-
-def _hex(data: bytes) -> str:
-    return "0x" + data.hex()
+        return parse(result)
+    except BadAnswer as bad:
+        raise DependencyDown("gateway", str(bad)) from None
 
 
 def _revert_data(error: RpcError) -> bytes | None:

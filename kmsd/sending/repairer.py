@@ -66,8 +66,7 @@ class Repairer:
         """Dearer attempts for nonces that nodes found too cheap, and for those that wait too long on a moving chain."""
         cheap = [self._state.flights[n] for n in self._broadcaster.too_cheap if n in self._state.flights]
         self._broadcaster.too_cheap.clear()
-        moves = now - self._head_at < self._settings.tx_resubmit_after
-        overdue = self._state.overdue(now, self._settings.tx_resubmit_after) if moves else []
+        overdue = self._state.overdue(now, self._settings.tx_resubmit_after) if self._chain_moves(now) else []
         flights = list({flight.nonce: flight for flight in (*cheap, *overdue)}.values())[:MAX_REPLACEMENTS]
         if not flights:
             if not self._state.flights:
@@ -116,19 +115,23 @@ class Repairer:
         if self._hole != holes[0]:
             self._hole, self._hole_since = holes[0], now
             log.warning("nonces %d to %d are missing before ours; filled if they stay so", holes[0], holes[-1])
-        if now - self._hole_since < self._settings.tx_resubmit_after:
+        if now - self._hole_since < self._settings.tx_resubmit_after or not self._chain_moves(now):
             return
         market = (await self._market.conditions()).market
         gas = await self._filler_gas()
         cap = self._settings.max_fee_per_gas
         max_fee = 2 * market.base_fee + market.priority
         fees = Fees(max_fee if cap is None else min(max_fee, cap), min(market.priority, cap or market.priority))
-        drafts = [Draft(n, HOLE_ATTEMPT, None, self._wallet, b"", gas, fees) for n in holes[:MAX_REPLACEMENTS]]
+        drafts = [Draft(n, HOLE_ATTEMPT, None, self._wallet, b"", gas, fees) for n in holes]
         entries = await self._journal.sign(drafts)
         self._state.add(entries)
         self._metrics.inc("kms_connector_tx_sender_fillers_counter", by=float(len(entries)))
         log.warning("filled %d missing nonces from %d on", len(entries), holes[0])
         self._hole = None
+
+    def _chain_moves(self, now: float) -> bool:
+        """False while the node shows the same head for long: then waiting is nobody's fault, and its nonces are old."""
+        return now - self._head_at < self._settings.tx_resubmit_after
 
     async def _filler_gas(self) -> int:
         estimate = (await self._questions.estimates((Call(self._wallet, b""),)))[0]

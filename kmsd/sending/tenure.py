@@ -5,6 +5,7 @@ claim → prepare (sign, journal) → broadcast → confirm and repair; and watc
 """
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
 from kmsd.operations.kinds import Kind
 from kmsd.operations.table import CEREMONIES, WITH_RESPONSE
-from kmsd.ports import DependencyDown, Entropy, Lane, Store, Time, Wallet
+from kmsd.ports import DependencyDown, Entropy, Lane, Store, Time, Wallet, WalletUnavailable
 from kmsd.sending.broadcaster import Broadcaster, until_up
 from kmsd.sending.confirmer import Confirmer
 from kmsd.sending.funds import Funds
@@ -38,8 +39,12 @@ T = TypeVar("T")
 
 CONFIRM_INTERVAL = 0.25
 """Seconds between two looks at the chain while transactions are in flight."""
+CONFIRM_AGAIN = 0.1
+"""The same after a look that found something mined: blocks come fast, or there is more to find."""
 WATCH_INTERVAL = 5.0
 """The same while mined ones are only watched for reorganisations."""
+HAND_BYTES = 32_000_000
+"""Bytes of responses in hand past which no more are claimed; each is in memory about three times."""
 IDLE_INTERVAL = 0.5
 """Seconds after which a task looks again for work that nobody announced."""
 
@@ -71,6 +76,8 @@ class Tenure:
         self._epoch = epoch
         self._metrics = metrics
         self._time = around.time
+        self._health = health
+        self._wallet_name: str | None = None
         self.state = LaneState()
         self.window = Window(settings.tx_window)
         self.gate = Gate(health)
@@ -109,6 +116,7 @@ class Tenure:
             metrics,
             health,
             around.time,
+            epoch=epoch,
         )
         self._repairer = Repairer(
             settings, address, self.state, self.journal, questions, market, self._broadcaster, metrics, health
@@ -134,7 +142,7 @@ class Tenure:
         """Know from the journal what may be in flight, and take over the leases of the responses it carries (TX1)."""
         entries = await self.journal.entries()
         self.state.adopt(entries, await self.journal.highest_nonce())
-        keys = self.state.keys()
+        keys = self.state.carried()
         missing = [key for key in keys if key not in self._works]
         if missing:
             leased = dict(zip(missing, await self._store.lease_responses(missing, self._epoch), strict=True))
@@ -160,7 +168,7 @@ class Tenure:
         if not self.gate.is_open:
             on_trial = not self.gate.lacks_funds and self.gate.trial_in == 0.0 and not self._works.queued
             return 1 if on_trial else 0
-        room = 2 * self.window.size - len(self._works)
+        room = 2 * self.window.size - len(self._works) if self._works.bytes < HAND_BYTES else 0
         return max(1, room) if kind in CEREMONIES else room
 
     async def _prepare(self) -> None:
@@ -169,6 +177,8 @@ class Tenure:
                 before = self._works.queued
                 entries = await self._patiently("signing", self._preparer.prepare_some)
                 if entries:
+                    if self._wallet_name is not None:
+                        self._health.ok(self._wallet_name)
                     self._to_send.set()
                     self._to_confirm.set()
                     continue
@@ -194,9 +204,10 @@ class Tenure:
     async def _confirm(self) -> None:
         while True:
             self._to_confirm = trio.Event()
+            before = len(self.state.flights)
             await self._patiently("confirming", self._confirm_once)
             if self.state.flights:
-                await trio.sleep(CONFIRM_INTERVAL)
+                await trio.sleep(CONFIRM_AGAIN if len(self.state.flights) < before else CONFIRM_INTERVAL)
             else:
                 with trio.move_on_after(WATCH_INTERVAL if self.state.watched else 60.0):
                     await self._to_confirm.wait()
@@ -221,6 +232,10 @@ class Tenure:
             self._metrics.set("kms_connector_tx_sender_in_flight", float(len(self.state.flights)))
             self._metrics.set("kms_connector_tx_sender_window", float(self.window.size))
             self._metrics.set("kms_connector_tx_sender_oldest_unmined_seconds", max(0.0, age))
+            queued, flying = self._works.queued_by_kind(), Counter(kind for kind, _ in self.state.carried())
+            for kind in WITH_RESPONSE:
+                self._metrics.set("kms_connector_in_flight", float(queued[kind]), "sign", kind.value)
+                self._metrics.set("kms_connector_in_flight", float(flying[kind]), "confirm", kind.value)
             self._metrics.set("kms_connector_tx_sender_lane_paused", 0.0 if self.gate.is_open else 1.0)
             await trio.sleep(1.0)
 
@@ -233,5 +248,8 @@ class Tenure:
             except DependencyDown as down:
                 if down.name == "database":
                     raise
+                if isinstance(down, WalletUnavailable):
+                    self._health.fault(down.name, down.detail)
+                    self._wallet_name = down.name
                 faults += 1
                 await until_up(name, down, faults)

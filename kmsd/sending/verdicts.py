@@ -77,27 +77,27 @@ class Verdicts:
             log.info("%s %x: %s", work.response.kind, work.response.id, decision.words)
             return ResponseOutcome(self._lease(work), ResponseFate.COMPLETED, decision.words)
         if decision.next is Next.FAIL:
-            log.error("response %s %x failed: %s", work.response.kind, work.response.id, decision.words)
-            return ResponseOutcome(self._lease(work), ResponseFate.FAILED, decision.words, counted=True)
+            return self._fail(work, decision.words)
         return self.again(work, decision.words)
 
-    def again(self, work: Work, words: str, *, counted: bool = True) -> ResponseOutcome:
-        """Back to the queue with back-off, or failed when the budget is spent."""
+    def again(self, work: Work, words: str, *, reason: str = "reverted", counted: bool = True) -> ResponseOutcome:
+        """Back to the queue with back-off, or failed when the budget is spent. `reason` is one of REASONS."""
         response = work.response
         fate = retry_fate(response.kind, response.budget_age, self._settings.decryption_time_budget)
         delay = retry_delay(response.attempts, self._entropy.random())
         if fate is ResponseFate.FAILED:
             words = f"time budget spent; {words}"
+            self._metrics.inc("kms_connector_failures", response.kind.value, "time budget")
             log.error("response %s %x failed: %s", response.kind, response.id, words)
             return ResponseOutcome(self._lease(work), fate, words, counted=counted)
+        self._metrics.inc("kms_connector_retries", response.kind.value, reason)
         log.warning("response %s %x is tried again in %.0f s: %s", response.kind, response.id, delay, words)
         return ResponseOutcome(self._lease(work), fate, words, delay=delay, counted=counted)
 
     def failed(self, work: Work, words: str) -> ResponseOutcome:
         """Refused for good by ourselves: no transaction can carry it."""
         self._count_error(work)
-        log.error("response %s %x failed: %s", work.response.kind, work.response.id, words)
-        return ResponseOutcome(self._lease(work), ResponseFate.FAILED, words, counted=True)
+        return self._fail(work, words)
 
     def completed(self, work: Work, tx_hash: bytes) -> ResponseOutcome:
         """Mined with status 1."""
@@ -107,6 +107,12 @@ class Verdicts:
     def accepted(self) -> None:
         """A response of ours was accepted: registration is right."""
         self._refused_in_a_row.clear()
+
+    def _fail(self, work: Work, words: str) -> ResponseOutcome:
+        response = work.response
+        self._metrics.inc("kms_connector_failures", response.kind.value, "reverted")
+        log.error("response %s %x failed: %s", response.kind, response.id, words)
+        return ResponseOutcome(self._lease(work), ResponseFate.FAILED, words, counted=True)
 
     def _pause(self, work: Work, decision: AfterRevert) -> ResponseOutcome:
         refusal = decision.refusal or self._gate.refusal

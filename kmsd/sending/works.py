@@ -31,6 +31,11 @@ class Work:
     suspect: bool = False
 
     @property
+    def size(self) -> int:
+        """Bytes of its fields: about what its calldata and its transaction take each."""
+        return sum(len(value) for value in self.response.fields.values() if isinstance(value, bytes))
+
+    @property
     def key(self) -> Key:
         """Kind and id of the response."""
         return self.response.kind, self.response.id
@@ -43,6 +48,8 @@ class Works:
         self._all: dict[Key, Work] = {}
         self._queue: deque[Work] = deque()
         self._due: dict[Kind, list[float]] = {}
+        self.bytes = 0
+        """Bytes of all fields in hand."""
         self._changed = trio.Event()
 
     def __len__(self) -> int:
@@ -56,6 +63,10 @@ class Works:
         """How many wait for a nonce."""
         return len(self._queue)
 
+    def queued_by_kind(self) -> Counter[Kind]:
+        """How many of each kind wait for a nonce."""
+        return Counter(work.response.kind for work in self._queue)
+
     def by_kind(self) -> Counter[Kind]:
         """How many are in hand of each kind."""
         return Counter(kind for kind, _ in self._all)
@@ -66,12 +77,12 @@ class Works:
 
     def hold(self, work: Work) -> None:
         """Take into hand what already has a nonce."""
-        self._all[work.key] = work
+        self._add(work)
 
     def enqueue(self, works: Iterable[Work]) -> None:
         """Take into hand, at the end of the queue; nothing stands in it twice."""
         for work in works:
-            self._all[work.key] = work
+            self._add(work)
             self._queue.append(work)
         self._ring()
 
@@ -90,7 +101,8 @@ class Works:
         """These tries are over, and the rows are no longer ours; remembers when they are due again."""
         now = trio.current_time()
         for outcome in outcomes:
-            self._all.pop((outcome.lease.kind, outcome.lease.id), None)
+            work = self._all.pop((outcome.lease.kind, outcome.lease.id), None)
+            self.bytes -= work.size if work is not None else 0
             if outcome.fate is ResponseFate.PENDING:
                 heapq.heappush(self._due.setdefault(outcome.lease.kind, []), now + outcome.delay)
         self._ring()
@@ -113,11 +125,17 @@ class Works:
         """Nothing is ours any more: our epoch was declared dead."""
         self._all.clear()
         self._queue.clear()
+        self.bytes = 0
         self._ring()
 
     async def changed(self) -> None:
         """Wait until something came or went."""
         await self._changed.wait()
+
+    def _add(self, work: Work) -> None:
+        known = self._all.get(work.key)
+        self.bytes += work.size - (known.size if known is not None else 0)
+        self._all[work.key] = work
 
     def _ring(self) -> None:
         self._changed.set()

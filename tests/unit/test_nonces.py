@@ -55,7 +55,7 @@ def test_journal_at_start_gives_flights_watched_and_next_nonce() -> None:
     assert list(state.watched) == [7]
     assert state.watched[7].mined.raw == b""
     assert state.next_nonce == 12
-    assert state.keys() == [(Kind.USER_DECRYPTION, 2), (Kind.USER_DECRYPTION, 3)]
+    assert state.carried() == [(Kind.USER_DECRYPTION, 2), (Kind.USER_DECRYPTION, 3)]
 
 
 def test_filler_keeps_the_response_that_waits_for_it() -> None:
