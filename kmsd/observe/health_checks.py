@@ -1,0 +1,297 @@
+"""Health checks as data: what is looked at, how grave it is, what the operator should do.
+
+`/healthz`, `kmsd status`, `kmsd doctor`, the gauge `kms_connector_check_failing` (one alert rule per row) and
+`docs/metrics.md` are made from this table. A check judges facts in memory; it asks nobody.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+import attrs
+
+from kmsd.observe.health import Dependency, Health
+from kmsd.observe.metrics import Metrics
+
+STALE = 60.0
+"""Seconds after which a dependency that nobody has heard of counts as unknown: background checks come every few."""
+LAG_BLOCKS = 1_000
+"""Blocks that a cursor may be behind before somebody should look."""
+SCAN_AGE = 60.0
+"""Seconds since the last scanned range before somebody should look."""
+QUEUE_AGE = 600.0
+"""Age in seconds of the oldest waiting decryption before somebody should look."""
+UNMINED_AGE = 120.0
+"""Age in seconds of the oldest unmined transaction before somebody should look."""
+LOOP_LAG = 1.0
+"""Seconds that the event loop may be late."""
+
+
+class Severity(StrEnum):
+    """CRITICAL: the party does not do its part now. WARNING: it will not, or not fully, if nobody looks."""
+
+    CRITICAL = "critical"
+    WARNING = "warning"
+
+
+class View(NamedTuple):
+    """The facts that checks judge. `roles` are those of this daemon."""
+
+    health: Health
+    metrics: Metrics
+    roles: Sequence[str]
+
+    def group(self, prefix: str) -> list[Dependency]:
+        """Dependencies whose name begins with `prefix`."""
+        return [known for name, known in self.health.dependencies.items() if name.startswith(prefix)]
+
+
+@attrs.frozen
+class Check:
+    """One row. `judge` gives words while the check fails, else None. `gates`: `/healthz` answers 503 while it fails."""
+
+    name: str
+    severity: Severity
+    gates: bool
+    judge: Callable[[View], str | None]
+    remedy: str
+
+
+class Finding(NamedTuple):
+    """A check that fails now."""
+
+    check: Check
+    words: str
+
+
+def evaluate(view: View) -> list[Finding]:
+    """The checks that fail now, in the order of the table."""
+    findings = ((check, check.judge(view)) for check in CHECKS)
+    return [Finding(check, words) for check, words in findings if words is not None]
+
+
+def _trouble(known: Dependency, now: float) -> str | None:
+    """Words while `known` is down, not asked yet, or not heard of for long."""
+    if known.up is None:
+        return f"{known.name}: not asked yet"
+    if not known.up:
+        return f"{known.name}: {known.detail} (for {now - (known.changed or now):.0f} s)"
+    age = now - (known.last_report or now)
+    return f"{known.name}: not heard of for {age:.0f} s" if age > STALE else None
+
+
+def _every(view: View, prefix: str) -> str | None:
+    """Words while any dependency of the group is in trouble."""
+    now = view.health.now()
+    return "; ".join(filter(None, (_trouble(known, now) for known in view.group(prefix)))) or None
+
+
+def _any(view: View, prefix: str) -> str | None:
+    """Words while all dependencies of the group are in trouble."""
+    now = view.health.now()
+    troubles = [_trouble(known, now) for known in view.group(prefix)]
+    return "; ".join(filter(None, troubles)) if troubles and all(troubles) else None
+
+
+def _some(view: View, prefix: str) -> str | None:
+    """Words while some of the group, not all, are down."""
+    return None if _any(view, prefix) else _down(view, prefix)
+
+
+def _down(view: View, prefix: str) -> str | None:
+    """Words while any of the group is down; one that nobody asked or heard of is none."""
+    now = view.health.now()
+    return "; ".join(filter(None, (_trouble(known, now) for known in view.group(prefix) if known.up is False))) or None
+
+
+def _over(
+    view: View, name: str, limit: float, words: str, series: Callable[[Sequence[str]], bool] | None = None
+) -> str | None:
+    """Words for the worst series of a gauge over `limit`."""
+    values = (
+        (value, labels) for labels, value in view.metrics.series(name).items() if series is None or series(labels)
+    )
+    value, labels = max(values, default=(0.0, ()))
+    return f"{words}: {value:.0f}" + (f" ({', '.join(labels)})" if labels else "") if value > limit else None
+
+
+def _scan_age(view: View) -> str | None:
+    if "listener" not in view.roles:
+        return None
+    now = view.health.now()
+    old = [
+        f"{' '.join(labels)}: {now - instant:.0f} s ago"
+        for labels, instant in view.metrics.series("kms_connector_listener_scan_timestamp_seconds").items()
+        if instant and now - instant > SCAN_AGE
+    ]
+    return "last scan of " + "; ".join(old) if old else None
+
+
+def _waiting_decryption(labels: Sequence[str]) -> bool:
+    kind, _, state = labels
+    return kind.endswith("decryption") and state != "failed"
+
+
+CHECKS: Sequence[Check] = (
+    Check(
+        "database",
+        Severity.CRITICAL,
+        True,
+        lambda view: _every(view, "database"),
+        "Start PostgreSQL or correct database_url. kmsd connects again by itself; nothing is lost meanwhile.",
+    ),
+    Check(
+        "gateway",
+        Severity.CRITICAL,
+        True,
+        lambda view: _any(view, "gateway node "),
+        "No Gateway node answers. See the nodes' own state, the network, the key in the URL; add a node of another "
+        "provider to gateway_nodes.",
+    ),
+    Check(
+        "core",
+        Severity.CRITICAL,
+        True,
+        lambda view: _every(view, "core ") if "worker" in view.roles else None,
+        "A KMS Core shard does not answer. Start it, or correct kms_core_endpoints. Requests wait for it.",
+    ),
+    Check(
+        "core_paused",
+        Severity.CRITICAL,
+        False,
+        lambda view: _over(view, "kms_connector_core_paused", 0, "the Core says that it is not usable"),
+        "The Core refuses every request of a kind. Its own log says why (PRSS not initialised, permissions, version).",
+    ),
+    Check(
+        "gateway_node",
+        Severity.WARNING,
+        False,
+        lambda view: _some(view, "gateway node "),
+        "One Gateway node of several does not answer. Nothing is missed while another does; key ceremonies wait for "
+        "two that agree.",
+    ),
+    Check(
+        "host_chain",
+        Severity.WARNING,
+        False,
+        lambda view: _down(view, "host chain "),
+        "No node of this host chain answers: decryptions of its handles wait. See host_chains and their backup_urls.",
+    ),
+    Check(
+        "bucket",
+        Severity.WARNING,
+        False,
+        lambda view: _down(view, "bucket "),
+        "A coprocessor's bucket does not serve. Others are asked instead; tell its operator if it stays.",
+    ),
+    Check(
+        "wallet",
+        Severity.CRITICAL,
+        False,
+        lambda view: _down(view, "wallet") or _down(view, "AWS KMS"),
+        "The transaction key cannot sign. See the key's state, policy and region; responses wait.",
+    ),
+    Check(
+        "lane_paused",
+        Severity.CRITICAL,
+        False,
+        lambda view: _over(view, "kms_connector_tx_sender_lane_paused", 0, "sending is paused"),
+        "A mistake that would fail every response (wallet not registered, no funds, signer refused); the alert says "
+        "which. Sending resumes by itself when it is put right.",
+    ),
+    Check(
+        "unmined",
+        Severity.WARNING,
+        False,
+        lambda view: _over(
+            view, "kms_connector_tx_sender_oldest_unmined_seconds", UNMINED_AGE, "oldest unmined transaction, seconds"
+        ),
+        "Transactions are not mined: see the Gateway's fees against max_fee_per_gas, and the nodes.",
+    ),
+    Check(
+        "lag",
+        Severity.WARNING,
+        False,
+        lambda view: _over(view, "kms_connector_listener_lag_blocks", LAG_BLOCKS, "blocks behind the head"),
+        "The listener is catching up, or a node is slow. Nothing is missed; see the node and get_logs_batch_size.",
+    ),
+    Check(
+        "scan",
+        Severity.WARNING,
+        False,
+        _scan_age,
+        "No block range was read for a while: see the node and the database.",
+    ),
+    Check(
+        "queue_age",
+        Severity.WARNING,
+        False,
+        lambda view: _over(
+            view,
+            "kms_connector_queue_oldest_age_seconds",
+            QUEUE_AGE,
+            "oldest waiting decryption, seconds",
+            _waiting_decryption,
+        ),
+        "A decryption waits for long. `kmsd list --state pending` and `kmsd show ID` say for what.",
+    ),
+    Check(
+        "quarantine",
+        Severity.WARNING,
+        False,
+        lambda view: _over(view, "kms_connector_quarantined", 0, "logs or rows in quarantine"),
+        "Something could not be decoded and is kept. Upgrade kmsd, then `kmsd replay-quarantine`.",
+    ),
+    Check(
+        "unconfirmed",
+        Severity.CRITICAL,
+        False,
+        lambda view: _over(view, "kms_connector_ceremonies_unconfirmed", 0, "ceremonies seen by one node only"),
+        "A key ceremony waits until a second node shows its event. Repair the other nodes, or decide with "
+        "`kmsd retry ID --unconfirmed`.",
+    ),
+    Check(
+        "divergence",
+        Severity.CRITICAL,
+        False,
+        lambda view: _over(view, "kms_connector_divergences", 0, "answers that differ from the consensus"),
+        "The other parties' consensus differs from our Core's answer: its key material may be wrong. `kmsd list` and "
+        "`kmsd show ID` name the requests.",
+    ),
+    Check(
+        "event_loop",
+        Severity.WARNING,
+        False,
+        lambda view: _over(view, "kms_connector_event_loop_lag_seconds", LOOP_LAG, "event loop late, seconds"),
+        "The process does not get enough CPU.",
+    ),
+    Check(
+        "series_dropped",
+        Severity.WARNING,
+        False,
+        lambda view: _over(view, "kms_connector_metric_series_dropped", 0, "updates of metrics dropped"),
+        "A metric has more label values than expected; the number is right, the split is not. Report it.",
+    ),
+    Check(
+        "alert",
+        Severity.WARNING,
+        False,
+        lambda view: "; ".join(f"{alert.key}: {alert.words}" for alert in view.health.alerts) or None,
+        "Each alert says itself what to do.",
+    ),
+)
+"""Every check, most grave first."""
+
+
+def connected(view: View) -> Mapping[str, bool]:
+    """The flags of the reference's `/healthz`; the Core's only where this daemon works for it."""
+    failing = {finding.check.name for finding in evaluate(view)}
+    flags = {"database_connected": "database" not in failing, "gateway_connected": "gateway" not in failing}
+    if "worker" in view.roles:
+        flags["kms_core_connected"] = "core" not in failing
+    return flags
+
+
+def words_of(findings: Iterable[Finding]) -> str:
+    """One line for `details`."""
+    return "; ".join(finding.words for finding in findings)

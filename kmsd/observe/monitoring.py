@@ -1,0 +1,148 @@
+"""The monitoring endpoint, the watchdog and the event loop's pulse: one sibling that asks nobody (guarantee PR3).
+
+/liveness   200 while the event loop runs: use it for liveness probes and watchdogs
+/healthz    200 or 503 from what background checks last saw: use it for readiness and alarms
+/metrics    Prometheus text            /version   name, version, build            /status   all of it as JSON
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import trio
+
+from kmsd import version
+from kmsd.config import Settings
+from kmsd.observe import status
+from kmsd.observe.health import Health
+from kmsd.observe.health_checks import CHECKS, View, evaluate
+from kmsd.observe.http import Answer, CannotListen, HttpServer, json_answer, listen
+from kmsd.observe.metrics import CONTENT_TYPE, Metrics
+from kmsd.observe.process import Process, resident_bytes, started_at
+from kmsd.observe.systemd import Notifier
+from kmsd.supervise import Fatal
+
+log = logging.getLogger("kmsd.monitoring")
+
+PULSE = 0.25
+"""Seconds between measurements of the event loop's lag."""
+STATUS_INTERVAL = 10.0
+"""Seconds between lines for `systemctl status`."""
+LIVENESS = '{"status_code":"200","status":"alive"}'
+"""The reference's body."""
+
+
+class Monitoring:
+    """Serves the endpoint and feeds systemd; made before anything that can be down."""
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, health: Health, environment: Mapping[str, str] = os.environ
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._health = health
+        self._view = View(health, metrics, settings.roles)
+        self._notifier = Notifier(environment)
+        self._started = started_at()
+        self._lags = [0.0, 0.0]
+        self.address: tuple[str, int] | None = None
+        version.build()  # asks git once, before anything is timed
+        Process(metrics, version.VERSION)
+        for check in CHECKS:
+            metrics.set("kms_connector_check_failing", 0.0, check.name, check.severity.value)
+        metrics.on_read(self._export_health)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; started once the address is bound. Raises Fatal when it cannot be."""
+        try:
+            listeners = await listen(self._settings.monitoring_endpoint)
+        except CannotListen as error:
+            raise Fatal(str(error)) from None
+        host, port = listeners[0].socket.getsockname()[:2]
+        self.address = (host, port)
+        log.info("monitoring endpoint on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        server = HttpServer(
+            {
+                "/metrics": lambda: Answer(200, CONTENT_TYPE, self._metrics.text()),
+                "/healthz": self._healthz,
+                "/liveness": lambda: json_answer(LIVENESS),
+                "/version": lambda: json_answer(json.dumps(self._version())),
+                "/status": lambda: json_answer(json.dumps(self.document())),
+            }
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve, listeners)
+            nursery.start_soon(self._pulse)
+            nursery.start_soon(self._tell_systemd)
+            task_status.started()
+
+    def ready(self) -> None:
+        """Start-up is complete: whatever was down, the daemon serves what it can."""
+        self._notifier.ready()
+
+    def stopping(self) -> None:
+        """A clean stop has begun."""
+        self._notifier.stopping()
+
+    def stopped(self) -> None:
+        """Nothing more will be told."""
+        self._notifier.close()
+
+    def document(self) -> dict[str, Any]:
+        """Everything known, for `kmsd status` and the status page."""
+        return {
+            **self._version(),
+            "instance_name": self._settings.instance_name,
+            "roles": list(self._settings.roles),
+            "pid": os.getpid(),
+            "uptime_seconds": round(self._health.now() - self._started, 1),
+            "resident_bytes": resident_bytes(),
+            "healthz": status.healthz(self._view),
+            "metrics": status.gauges(self._view),
+        }
+
+    def _version(self) -> dict[str, str]:
+        return {"name": self._settings.service_name, "version": version.VERSION, "build": version.build()}
+
+    def _healthz(self) -> Answer:
+        document = status.healthz(self._view)
+        return json_answer(json.dumps(document), 200 if document["healthy"] else 503)
+
+    def _export_health(self) -> None:
+        """Dependencies and checks as gauges."""
+        metrics = self._metrics
+        for name, known in self._health.dependencies.items():
+            metrics.set("kms_connector_dependency_up", -1.0 if known.up is None else float(known.up), name)
+            metrics.set("kms_connector_dependency_last_success_timestamp_seconds", known.last_ok or 0.0, name)
+            metrics.total("kms_connector_dependency_faults", float(known.faults), name)
+        metrics.set("kms_connector_alerts", float(len(self._health.alerts)))
+        metrics.set("kms_connector_event_loop_lag_seconds", max(self._lags))
+        failing = {finding.check.name for finding in evaluate(self._view)}
+        for check in CHECKS:
+            metrics.set("kms_connector_check_failing", float(check.name in failing), check.name, check.severity.value)
+
+    async def _pulse(self) -> None:
+        """Measure how late the loop is; the worst of this second and of the one before are kept."""
+        while True:
+            self._lags = [self._lags[1], 0.0]
+            for _ in range(round(1.0 / PULSE)):
+                due = trio.current_time() + PULSE
+                await trio.sleep_until(due)
+                self._lags[1] = max(self._lags[1], trio.current_time() - due)
+
+    async def _tell_systemd(self) -> None:
+        """Feed the watchdog as long as the event loop runs; waiting for a dependency is being alive (decisions 27)."""
+        interval = self._notifier.watchdog_interval
+        said = -STATUS_INTERVAL
+        while True:
+            if interval is not None:
+                self._notifier.alive()
+            if trio.current_time() - said >= STATUS_INTERVAL:
+                said = trio.current_time()
+                findings = evaluate(self._view)
+                self._notifier.status(
+                    f"failing: {', '.join(f.check.name for f in findings)}" if findings else "healthy"
+                )
+            await trio.sleep(min(interval or STATUS_INTERVAL, STATUS_INTERVAL))
