@@ -21,15 +21,25 @@ class Anvil:
     """One node on 127.0.0.1. Blocking; a start takes about 0.2 s.
 
     `block_time` is the interval of blocks in seconds (fractions allowed), None for a block per transaction, 0 for
-    none but those that `mine` makes. `logs` is an existing folder for its output. The HTTP and WebSocket endpoints
+    none but those that `mine` makes. `timestamp` (Unix seconds) is the genesis block's time, from which the node's clock
+    runs on. `logs` is an existing folder for its output. The HTTP and WebSocket endpoints
     are the same port.
     """
 
-    def __init__(self, chain_id: int, logs: Path, *, block_time: float | None = None, name: str = "anvil") -> None:
+    def __init__(
+        self,
+        chain_id: int,
+        logs: Path,
+        *,
+        block_time: float | None = None,
+        name: str = "anvil",
+        timestamp: int | None = None,
+    ) -> None:
         self.chain_id = chain_id
         self.name = name
         self._logs = logs
         self._block_time = block_time
+        self._timestamp = timestamp
         self._process: ChildProcess | None = None
         self._rpc: RpcClient | None = None
         self._state = logs / f"{name}-state.json"
@@ -173,6 +183,8 @@ class Anvil:
         options = ["--host", "127.0.0.1", "--port", str(port), "--chain-id", str(self.chain_id), "--accounts", "1"]
         options += ["--gas-limit", str(BLOCK_GAS_LIMIT), "--hardfork", "prague", "--order", "fifo", "--quiet"]
         options += ["--state", str(self._state), "--cache-path", str(self._logs / f"{self.name}-cache")]
+        if self._timestamp is not None:
+            options += ["--timestamp", str(self._timestamp)]
         if self._block_time == 0:
             options.append("--no-mining")
         elif self._block_time is not None:
