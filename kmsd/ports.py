@@ -606,6 +606,27 @@ class Listed(NamedTuple):
     last_error: str | None
 
 
+class QueueCount(NamedTuple):
+    """How many rows of a table are in a state (pending, under_process, failed), and how many seconds old the oldest is.
+
+    The age is counted from `created_at`; 0 when there is no row.
+    """
+
+    kind: Kind
+    is_response: bool
+    status: str
+    rows: int
+    oldest_age: float
+
+
+class Backlog(NamedTuple):
+    """What is not finished, for gauges. `unconfirmed` are ceremonies that wait for a second node's word."""
+
+    counts: Sequence[QueueCount]
+    quarantined: int
+    unconfirmed: int
+
+
 class KeyAllowance(StrEnum):
     """What the registry of keys allows under a key (decisions.md 33)."""
 
@@ -695,6 +716,9 @@ class Store(Protocol):
 
     async def listed(self, statuses: Sequence[str], *, changed_after: float, limit: int) -> Sequence[Listed]:
         """Rows in one of `statuses` that changed at or after the instant, oldest first, at most `limit`."""
+
+    async def backlog(self) -> Backlog:
+        """Counts and ages of all unfinished rows, for gauges; cheap on large tables."""
 
     async def next_due(self, kind: Kind, is_response: bool) -> float | None:
         """Seconds until the earliest pending row is due (≤ 0: now), None when nothing is pending."""

@@ -34,6 +34,26 @@ LIVENESS = '{"status_code":"200","status":"alive"}'
 """The reference's body."""
 
 
+def label_values(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """Values of labels that the configuration knows."""
+    hosts = tuple(str(chain.chain_id) for chain in settings.host_chains)
+    return {
+        "node": (*(node.name for node in settings.gateway_nodes), *hosts),
+        "chain": hosts,
+        "core": tuple(entry.split("|")[0].strip() for entry in settings.kms_core_endpoints),
+        "dependency": expected_dependencies(settings),
+    }
+
+
+def expected_dependencies(settings: Settings) -> tuple[str, ...]:
+    """Dependencies that this daemon will ask, by the names under which they are reported."""
+    names = ["database", *(f"gateway node {node.name}" for node in settings.gateway_nodes)]
+    if "worker" in settings.roles:
+        names += [f"host chain {chain.chain_id}" for chain in settings.host_chains]
+        names += [f"core {entry.split('|')[0].strip()}" for entry in settings.kms_core_endpoints]
+    return tuple(names)
+
+
 class Monitoring:
     """Serves the endpoint and feeds systemd; made before anything that can be down."""
 
@@ -50,6 +70,9 @@ class Monitoring:
         self.address: tuple[str, int] | None = None
         version.build()  # asks git once, before anything is timed
         Process(metrics, version.VERSION)
+        metrics.declare(label_values(settings))
+        for name in expected_dependencies(settings):
+            health.expect(name)
         for check in CHECKS:
             metrics.set("kms_connector_check_failing", 0.0, check.name, check.severity.value)
         metrics.on_read(self._export_health)
