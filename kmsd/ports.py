@@ -181,6 +181,13 @@ class Shard:
     backup: str | None = None
 
 
+class Slots(Protocol):
+    """Room for decryptions in flight at one shard (`kmsd.core.window`)."""
+
+    def slot(self) -> AbstractAsyncContextManager[None]:
+        """Hold one from before a decryption's send until its result; waits in order of arrival."""
+
+
 class CoreAnswer(NamedTuple):
     """Status and, if OK, the decoded reply message (a class of `kmsd.core.pb`). `detail` is for humans only."""
 
@@ -194,6 +201,9 @@ class Core(Protocol):
 
     @property
     def shards(self) -> tuple[Shard, ...]: ...
+
+    def window(self, shard: Shard) -> Slots:
+        """The shard's adaptive window; the port itself learns from the answers."""
 
     async def call(self, shard: Shard, method: CoreMethod, request: Any, *, deadline: float) -> CoreAnswer:
         """Make one unary call; `request` is a message or the encoded bytes of one. `deadline` in seconds."""
@@ -224,15 +234,17 @@ class BlobFault(StrEnum):
     TLS = "TLS failure"
     BROKEN = "connection broken"
     BAD_URL = "unusable URL"
+    WRONG_BYTES = "not the bytes that the event names"
 
 
 class BlobUnavailable(Exception):
-    """One bucket's refusal or fault for one object."""
+    """One bucket's refusal or fault for one object. `announced` is the object's size where TOO_LARGE knows it."""
 
-    def __init__(self, fault: BlobFault, detail: str = "") -> None:
+    def __init__(self, fault: BlobFault, detail: str = "", announced: int | None = None) -> None:
         super().__init__(f"{fault.value}{': ' + detail if detail else ''}")
         self.fault = fault
         self.detail = detail
+        self.announced = announced
 
 
 class Blobs(Protocol):
@@ -423,10 +435,14 @@ class Lease(NamedTuple):
 
 @attrs.frozen
 class Sent:
-    """The Core took the request: store `already_sent` and the shard; a ceremony's slot is freed."""
+    """The Core took the request: store `already_sent` and the shard; a ceremony's slot is freed.
+
+    `fresh`: it answered OK, so an earlier refusal burnt nothing and is forgotten; False for ALREADY_EXISTS.
+    """
 
     lease: Lease
     core_shard: str
+    fresh: bool = True
 
 
 @attrs.frozen
@@ -688,6 +704,9 @@ class Store(Protocol):
 
     async def claim_ceremonies(self, owner: int, route: "CeremonyRoute", limit: int) -> Sequence[Claimed]:
         """Lease due ceremonies: sent ones to poll, and per Core the first unsent one in chain order with its slot."""
+
+    async def leased(self, kind: Kind, owner: int) -> Sequence[int]:
+        """Ids of the requests of `kind` under process that `owner` holds: finds leases whose claim's reply was lost."""
 
     async def sent(self, items: Sequence[Sent]) -> Sequence[bool]: ...
 
