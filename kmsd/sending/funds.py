@@ -9,6 +9,8 @@ from kmsd.sending.questions import Questions
 
 LOOK_INTERVAL = 30.0
 """Seconds between two looks at the balance while there is enough."""
+LOW_INTERVAL = 5.0
+"""Seconds between two looks while there is too little."""
 LOW_RESPONSES = 1000
 """Responses at today's price below which the wallet counts as low: a node asks for limit × fee of each in flight."""
 USUAL_GAS = 400_000
@@ -34,11 +36,14 @@ class Funds:
         self._market = market
         self._metrics = metrics
         self._health = health
+        self._low = False
 
     @property
     def interval(self) -> float:
         """Seconds until the next look."""
-        return min(LOOK_INTERVAL, self._gate.trial_in + 0.1) if self._gate.lacks_funds else LOOK_INTERVAL
+        if self._gate.lacks_funds:
+            return min(LOW_INTERVAL, self._gate.trial_in + 0.1)
+        return LOW_INTERVAL if self._low else LOOK_INTERVAL
 
     async def look(self) -> None:
         """Read the balance; open the gate when a lane without funds has some again. Raises DependencyDown."""
@@ -49,7 +54,8 @@ class Funds:
         market = (await self._market.conditions()).market
         self._metrics.set("kms_connector_tx_sender_base_fee_wei", float(market.base_fee))
         cost = self._state.last_cost or USUAL_GAS * (2 * market.base_fee + market.priority)
-        if balance < LOW_RESPONSES * cost:
+        self._low = balance < LOW_RESPONSES * cost
+        if self._low:
             left = balance // cost if cost else 0
             self._health.alert(ALERT, f"the wallet's balance of {balance} wei covers {left} responses more")
         else:
