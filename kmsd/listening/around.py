@@ -1,0 +1,30 @@
+"""What the listener's parts share."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from kmsd.config import Settings
+from kmsd.observe.metrics import Metrics
+from kmsd.ownership import Ownership
+from kmsd.ports import Entropy, Node, Store, Time
+from kmsd.wakeups import WakeUps
+
+if TYPE_CHECKING:
+    from kmsd.handover import Handover
+
+
+@attrs.frozen
+class Around:
+    """The daemon around the listener: its settings, its ports, and where fresh rows go."""
+
+    settings: Settings
+    nodes: Sequence[Node]
+    store: Store
+    ownership: Ownership
+    wakeups: WakeUps
+    handover: "Handover"
+    metrics: Metrics
+    time: Time
+    entropy: Entropy

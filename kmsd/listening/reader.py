@@ -1,0 +1,239 @@
+"""One stream of one node, read from its cursor on: range by range, proven, stored, rewound (EV1 to EV5)."""
+
+import logging
+import math
+from typing import NamedTuple
+
+import trio
+
+from kmsd.chain.ranges import Span, next_range
+from kmsd.chain.scan import LogFilter, RangeRefused, Reorganised, Unproven, scan
+from kmsd.listening.around import Around
+from kmsd.listening.decoding import contract_of, topics_of
+from kmsd.listening.heads import FIRST_PAUSE, HeadFeed, pause_after
+from kmsd.listening.recording import Recorder
+from kmsd.listening.rewinding import rewind
+from kmsd.listening.witnesses import Witnesses
+from kmsd.operations.kinds import Stream
+from kmsd.ports import BlockRef, DependencyDown, Node
+
+log = logging.getLogger("kmsd.listener")
+
+ADOPTED_OVERLAP = 100
+"""Blocks read again below a cursor of the Rust connector, whose cursor may pass events that it lost
+(reference-connector.md 3.1, L2)."""
+
+
+LAG_PAUSE = 0.1
+"""Seconds before a node that does not have the block yet is asked again; doubling."""
+PATIENCE = 3
+"""Failures of the database in a row after which ranges get shorter: one may be too much for a statement's deadline."""
+
+
+class _Position(NamedTuple):
+    """Where reading stands: `stored` is this node's own cursor, None before its first range."""
+
+    stored: BlockRef | None
+    last_read: int
+
+
+class StreamReader:
+    """Reads one stream of one node.
+
+    `good_at` is the clock of trio when everything that the node showed was stored, `trouble` what went wrong since.
+    """
+
+    def __init__(self, around: Around, node: Node, stream: Stream, feed: HeadFeed, witnesses: Witnesses) -> None:
+        self._around = around
+        self._feed = feed
+        self._witnesses = witnesses
+        self._filter = LogFilter(contract_of(stream, around.settings), topics_of(stream))
+        self._recorder = Recorder(around, node.name, stream, witnesses)
+        self._span = Span.of(around.settings.get_logs_batch_size)
+        self._position: _Position | None = None
+        self._beginning: int | None = None
+        self._scanned_at = -math.inf
+        self.node = node
+        self.stream = stream
+        self.good_at = trio.current_time()
+        self.trouble = ""
+
+    @property
+    def last_read(self) -> int | None:
+        """The last block stored of this node; None while that is unknown."""
+        return self._position.last_read if self._position is not None else None
+
+    async def run(self) -> None:
+        """Follow the node's head for ever. What fails is tried again after a pause, from the same cursor (EV2)."""
+        settings = self._around.settings
+        is_decryption = self.stream is Stream.DECRYPTION
+        interval = settings.decryption_polling if is_decryption else settings.key_management_polling
+        failures = 0
+        while True:
+            try:
+                position = await self._where()
+                head = await self._feed.news(
+                    self.stream,
+                    position.last_read,
+                    confirmations=settings.confirmations,
+                    not_before=self._scanned_at + interval,
+                )
+                while await self.advance(head):
+                    failures = 0
+            except (DependencyDown, Unproven, RangeRefused) as fault:
+                failures += 1
+                await self._recover(fault, failures)
+
+    async def read_to(self, head: int) -> None:
+        """Read until nothing up to block `head` is left; faults as in `run`."""
+        failures = 0
+        while True:
+            try:
+                while await self.advance(head):
+                    failures = 0
+                return
+            except (DependencyDown, Unproven, RangeRefused) as fault:
+                failures += 1
+                await self._recover(fault, failures)
+
+    async def advance(self, head: int) -> bool:
+        """Read and store one range below `head`; False when none is left.
+
+        Raises DependencyDown, Unproven, RangeRefused; then nothing has moved, or the cursor will say so.
+        """
+        settings = self._around.settings
+        position = await self._where(head)
+        blocks = next_range(
+            position.last_read,
+            head,
+            confirmations=settings.confirmations,
+            span=self._span.size,
+            overlap=settings.rescan_overlap if position.stored is not None else 0,
+        )
+        if blocks is None:
+            self._show(position.last_read, head)
+            return False
+        self._scanned_at = started = trio.current_time()
+        found = await scan(self.node, position.stored, blocks, self._filter, deadline=settings.rpc_timeout)
+        # Until the store has answered, only the store knows where the cursor is.
+        self._position = None
+        if isinstance(found, Reorganised):
+            await self._go_back(position, found)
+            return True
+        self._around.metrics.observe(
+            "kms_connector_listener_scan_seconds", trio.current_time() - started, self.node.name
+        )
+        if await self._recorder.record(position.stored, found):
+            self._position = _Position(found.end.ref, found.end.number)
+            self._span = self._span.after(found.end.number - position.last_read, len(found.logs))
+            self._show(found.end.number, head, timestamp=found.end.timestamp)
+        return True
+
+    def start_at(self, block_number: int) -> None:
+        """Begin at this block, should there be no cursor (a replay)."""
+        self._beginning = block_number - 1
+        self._position = None
+
+    def forget_position(self) -> None:
+        """The cursor was moved by somebody else: read it again."""
+        self._position = None
+
+    async def _where(self, head: int | None = None) -> _Position:
+        """The position, from the store where this reader does not know it: at start, after a fault, after a move."""
+        if self._position is None:
+            stored = await self._around.store.cursor(self.node.name, self.stream)
+            await self._recorder.settle_doubt(stored)
+            if stored is not None:
+                self._position = _Position(stored, stored.number)
+            else:
+                if self._beginning is None:
+                    # Decided once: were it the newest head each time, faults before the first commit would open a gap.
+                    self._beginning = await self._begin(head)
+                self._position = _Position(None, self._beginning)
+        return self._position
+
+    async def _begin(self, head: int | None) -> int:
+        """The block before the first one that a node without a cursor reads (EV7; decisions.md 7)."""
+        settings = self._around.settings
+        name = f"{self.stream.value} on node {self.node.name}"
+        lowest = await self._around.store.lowest_cursor(self.stream)
+        if lowest is not None:
+            last_read = lowest.number if lowest.hash else max(-1, lowest.number - ADOPTED_OVERLAP)
+            log.info("%s has no cursor: reading after block %d, where the stream stands", name, last_read)
+            return last_read
+        is_decryption = self.stream is Stream.DECRYPTION
+        configured = (
+            settings.decryption_from_block_number if is_decryption else settings.kms_operation_from_block_number
+        )
+        if configured is not None:
+            log.info("%s has no cursor: reading from the configured block %d", name, configured)
+            return configured - 1
+        first = max(0, (await self._feed.look() if head is None else head) - settings.confirmations)
+        log.warning(
+            "%s has no cursor: reading from the head, block %d; earlier requests are not served unless %s says so",
+            name,
+            first,
+            "decryption_from_block_number" if is_decryption else "kms_operation_from_block_number",
+        )
+        return first - 1
+
+    async def _go_back(self, position: _Position, found: Reorganised) -> None:
+        if position.stored is None:
+            raise Unproven("reported a reorganisation of a cursor that is not there")
+        fork = await rewind(self._around, self.node, self.stream, position.stored, found.seen)
+        if fork is not None:
+            self._position = _Position(fork, fork.number)
+            self._witnesses.rewound(self.node.name, fork.number)
+
+    async def _recover(self, fault: Exception, failures: int) -> None:
+        """Wait a little; ask for less next time if it was the range that failed and not the node."""
+        self.trouble = str(fault)
+        name = self.node.name
+        words = str(fault) if isinstance(fault, DependencyDown) else f"node {name} {fault}"
+        log.log(
+            logging.WARNING if failures in (1, 10, 100) else logging.DEBUG,
+            "%s on node %s waits (failure %d in a row): %s",
+            self.stream.value,
+            name,
+            failures,
+            words,
+        )
+        first = LAG_PAUSE if isinstance(fault, Unproven) else FIRST_PAUSE
+        await trio.sleep(pause_after(failures, self._around.entropy, first))
+        self._scanned_at = -math.inf
+        if await self._was_the_range(fault, failures):
+            self._span = self._span.shrunk()
+
+    async def _was_the_range(self, fault: Exception, failures: int) -> bool:
+        """Was the range too much, rather than its node or the database away?"""
+        if not isinstance(fault, DependencyDown):
+            return isinstance(fault, RangeRefused)
+        if fault.name == "database":
+            return failures >= PATIENCE
+        try:
+            await self._feed.look()
+        except (DependencyDown, Unproven):
+            return False
+        return True
+
+    def behind(self) -> float:
+        """For how many seconds this reader has not been able to say that everything is stored; 0 when it is."""
+        feed, position = self._feed, self._position
+        if position is not None and feed.head is not None:
+            caught_up = feed.head - self._around.settings.confirmations <= position.last_read
+            if caught_up and feed.answered_at > self.good_at:
+                self.good_at = feed.answered_at
+        return trio.current_time() - self.good_at
+
+    def _show(self, last_read: int, head: int, timestamp: int | None = None) -> None:
+        settings, metrics = self._around.settings, self._around.metrics
+        labels = (self.node.name, self.stream.value)
+        lag = max(0, head - settings.confirmations - last_read)
+        if lag == 0 or timestamp is not None:
+            self.good_at, self.trouble = trio.current_time(), ""
+        metrics.set("kms_connector_listener_lag_blocks", lag, *labels)
+        if timestamp is not None:
+            metrics.set("kms_connector_listener_cursor_block", last_read, *labels)
+            metrics.set("kms_connector_listener_cursor_timestamp_seconds", timestamp, *labels)
+            metrics.set("kms_connector_listener_scan_timestamp_seconds", self._around.time.now(), *labels)
+            metrics.set("kms_connector_listener_range_blocks", self._span.size, *labels)

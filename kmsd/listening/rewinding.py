@@ -1,0 +1,85 @@
+"""When the chain went another way: find the fork, withdraw what fell, read again from there (EV5; decisions.md 9)."""
+
+import logging
+from collections.abc import Iterable, Mapping
+
+import trio
+
+from kmsd.chain import forks
+from kmsd.chain.scan import Unproven, block_hashes
+from kmsd.listening.around import Around
+from kmsd.operations.kinds import Stream
+from kmsd.operations.table import OPERATIONS
+from kmsd.ports import BlockRef, DependencyDown, Node, Rewind, StoredRef
+
+log = logging.getLogger("kmsd.listener")
+
+ASK_AT_ONCE = 64
+"""Blocks asked for in one batch."""
+
+
+async def rewind(around: Around, node: Node, stream: Stream, cursor: BlockRef, seen: bytes) -> BlockRef | None:
+    """Move the cursor back to the fork and withdraw orphaned requests; the new cursor, None when another daemon did.
+
+    `seen` is the hash that stands at the cursor's number now. A request is an orphan when no node that answers has its
+    block any more. Raises DependencyDown, Unproven.
+    """
+    fork = await _fork(around, node, stream, cursor)
+    rows = await around.store.stored_after(stream, fork.number)
+    orphaned = forks.orphans(rows, await _views(around, node, rows)) if rows else []
+    reason = (
+        f"node {node.name}: block {cursor.number} is 0x{seen.hex()}, it was 0x{cursor.hash.hex()}; "
+        f"read again after block {fork.number}"
+    )
+    moved = await around.store.rewind(Rewind(node.name, stream, cursor, fork, orphaned, reason))
+    if not moved:
+        return None
+    around.metrics.inc("kms_connector_listener_reorganisations", node.name, stream.value)
+    log.warning("%s was reorganised: %s; %d requests fell with it", stream.value, reason, len(orphaned))
+    for row in orphaned:
+        if row.already_sent:
+            log.error(
+                "%s %064x was sent to the Core, but its block %d was orphaned", row.kind.value, row.id, row.block_number
+            )
+        else:
+            around.metrics.inc("kms_connector_listener_withdrawn", OPERATIONS[row.kind].label)
+    return fork
+
+
+async def _fork(around: Around, node: Node, stream: Stream, cursor: BlockRef) -> BlockRef:
+    """The newest range end that the node still has, or a block well below all of them."""
+    ends = [end for end in await around.store.range_ends(node.name, stream) if end.number < cursor.number]
+    for start in range(0, len(ends), ASK_AT_ONCE):
+        part = ends[start : start + ASK_AT_ONCE]
+        hashes = await block_hashes(node, [end.number for end in part], deadline=around.settings.rpc_timeout)
+        if (common := forks.newest_common(part, hashes)) is not None:
+            return common
+    number = forks.below(ends, cursor.number)
+    (found,) = (await block_hashes(node, [number], deadline=around.settings.rpc_timeout)).values()
+    if found is None:
+        raise Unproven(f"shows neither a range end of before nor block {number}")
+    return BlockRef(number, found)
+
+
+async def _views(around: Around, node: Node, rows: Iterable[StoredRef]) -> list[Mapping[int, bytes | None]]:
+    """What each node that answers has at the rows' blocks; `node` itself must answer."""
+    numbers = sorted({row.block_number for row in rows})
+    found: dict[str, Mapping[int, bytes | None]] = {}
+
+    async def ask(one: Node) -> None:
+        hashes: dict[int, bytes | None] = {}
+        try:
+            for start in range(0, len(numbers), ASK_AT_ONCE):
+                part = numbers[start : start + ASK_AT_ONCE]
+                hashes.update(await block_hashes(one, part, deadline=around.settings.rpc_timeout))
+        except (DependencyDown, Unproven) as fault:
+            log.warning("node %s was not heard about orphaned blocks: %s", one.name, fault)
+        else:
+            found[one.name] = hashes
+
+    async with trio.open_nursery() as nursery:
+        for one in around.nodes:
+            nursery.start_soon(ask, one)
+    if node.name not in found:
+        raise Unproven("did not say which blocks it still has")
+    return [found[one.name] for one in around.nodes if one.name in found]
