@@ -24,7 +24,7 @@ import trio
 import trio_asyncio
 
 from kmsd.chain.chain import Chain
-from kmsd.clock import SystemEntropy, SystemTime
+from kmsd.clock import SystemTime
 from kmsd.config import Settings
 from kmsd.gc import Gc
 from kmsd.handover import Handover, NoHandover
@@ -33,8 +33,9 @@ from kmsd.observe.gauges import Gauges
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
 from kmsd.observe.monitoring import Monitoring
+from kmsd.observe.probes import Probes
 from kmsd.once import Once
-from kmsd.outside import Outside, open_outside
+from kmsd.outside import EXIT_CONFIGURATION, Outside, open_outside
 from kmsd.ownership import Ownership
 from kmsd.ports import DependencyDown, Identity, IdentityMismatch
 from kmsd.sender import Sender
@@ -44,8 +45,6 @@ from kmsd.worker import Worker
 
 log = logging.getLogger("kmsd.nursery")
 
-EXIT_CONFIGURATION = 78
-"""Configuration error or another network's database (sysexits EX_CONFIG)."""
 EXIT_DATABASE_AWAY = 75
 """Stopped on request, but the leases could not be given back (sysexits EX_TEMPFAIL); the next start reclaims them."""
 
@@ -65,15 +64,17 @@ def main(settings: Settings, options: Options) -> int:
 
 
 async def _against_the_real_world(settings: Settings, options: Options) -> int:
-    time, entropy = SystemTime(), SystemEntropy()
-    metrics, health = Metrics(), Health(time)
+    metrics, health = Metrics(), Health(SystemTime())
     stop = trio.Event()
     async with trio_asyncio.open_loop() as loop, trio.open_nursery() as nursery:
         # Its default handler ends the loop, and so every sibling, on any asyncio error that nobody retrieved.
         loop.set_exception_handler(_log_asyncio_error)
         await nursery.start(_watch_signals, stop)
-        async with open_outside(settings, metrics, health, time, entropy) as outside:
-            status = await Daemon(settings, options, outside, metrics, health).run(stop)
+        try:
+            async with open_outside(settings, metrics, health) as outside:
+                status = await Daemon(settings, options, outside, metrics, health).run(stop)
+        except* Fatal as group:
+            status = _end(group)
         nursery.cancel_scope.cancel()
     return status
 
@@ -84,51 +85,34 @@ class Daemon:
     def __init__(
         self, settings: Settings, options: Options, outside: Outside, metrics: Metrics, health: Health
     ) -> None:
-        roles = settings.roles
         store, time, entropy = outside.store, outside.time, outside.entropy
-        gateway = Chain(outside.gateway, health)
+        gateway = Chain(outside.gateway, health, name="gateway")
         hosts = {chain_id: Chain(nodes, health) for chain_id, nodes in outside.hosts.items()}
-        wakeups = WakeUps()
-        ownership = Ownership(store, settings.instance_name, roles)
-        worker = sender = listener = gc = None
+        self.settings, self.store, self.time, self.metrics = settings, store, time, metrics
+        self._options, self._outside, self._health = options, outside, health
+        self._wakeups = wakeups = WakeUps()
+        self._ownership = ownership = Ownership(store, settings.instance_name, settings.roles)
+        self.worker = self.sender = self.listener = self._gc = None
         handover: Handover = NoHandover()
-        if "worker" in roles:
-            worker = Worker(
-                settings,
-                store,
-                ownership,
-                wakeups,
-                outside.core,
-                outside.blobs,
-                gateway,
-                hosts,
-                metrics,
-                health,
-                time,
-                entropy,
+        if "worker" in settings.roles:
+            core, blobs = outside.core, outside.blobs
+            self.worker = Worker(
+                settings, store, ownership, wakeups, core, blobs, gateway, hosts, metrics, health, time, entropy
             )
-            handover = worker.handover
-        if "sender" in roles and outside.wallet is not None:
-            sender = Sender(
-                settings, store, ownership, wakeups, gateway, outside.wallet, metrics, health, time, entropy
+            handover = self.worker.handover
+        if outside.wallet is not None:
+            wallet = outside.wallet
+            self.sender = Sender(settings, store, ownership, wakeups, gateway, wallet, metrics, health, time, entropy)
+        if "listener" in settings.roles:
+            nodes = outside.gateway
+            self.listener = Listener(
+                settings, nodes, store, ownership, wakeups, handover, metrics, health, time, entropy
             )
-        if "listener" in roles:
-            listener = Listener(
-                settings, outside.gateway, store, ownership, wakeups, handover, metrics, health, time, entropy
-            )
-        if "gc" in roles:
-            gc = Gc(settings, store, wakeups, metrics)
-        self.settings, self.options, self.outside, self.health, self.metrics = (
-            settings,
-            options,
-            outside,
-            health,
-            metrics,
-        )
-        self.wakeups, self.ownership = wakeups, ownership
-        self.worker, self.sender, self.listener, self.gc = worker, sender, listener, gc
-        self.gauges = Gauges(settings, store, metrics, health, worker, sender)
-        self.monitoring = Monitoring(settings, metrics, health)
+        if "gc" in settings.roles:
+            self._gc = Gc(settings, store, wakeups, metrics)
+        self._gauges = Gauges(settings, store, metrics, health, self.worker, self.sender)
+        self._probes = Probes(settings, outside.gateway, outside.hosts, outside.core, metrics, health)
+        self._monitoring = Monitoring(settings, metrics, health)
 
     async def run(self, stop: trio.Event) -> int:
         """Serve until `stop` is set (or, once, until nothing can proceed); the exit status."""
@@ -136,23 +120,20 @@ class Daemon:
             async with trio.open_nursery() as infrastructure:
                 status = await self._serve(infrastructure, stop)
                 infrastructure.cancel_scope.cancel()
-            return status
         except BaseExceptionGroup as group:
-            fatal = find_fatal(group)
-            if fatal is None:
-                raise
-            log.critical("kmsd ends: %s", fatal)
-            return fatal.exit_status
+            status = _end(group)
         finally:
-            self.monitoring.stopped()
+            self._monitoring.stopped()
+        return status
 
     async def _serve(self, infrastructure: trio.Nursery, stop: trio.Event) -> int:
-        await infrastructure.start(self.monitoring.run)
+        await infrastructure.start(self._monitoring.run)
         if not await self._prepare_database(stop):
             return 0
-        infrastructure.start_soon(self.ownership.run)
+        infrastructure.start_soon(self._ownership.run)
         infrastructure.start_soon(self._supervised, "notifications", self._hear_notifications)
-        infrastructure.start_soon(self._supervised, "gauges", self.gauges.run)
+        infrastructure.start_soon(self._supervised, "gauges", self._gauges.run)
+        infrastructure.start_soon(self._supervised, "probes", self._probes.run)
         status = 0
         try:
             async with trio.open_nursery() as working:
@@ -160,16 +141,16 @@ class Daemon:
                     if sibling is not None:
                         working.start_soon(self._supervised, name, sibling.run)
                 async with trio.open_nursery() as intake:
-                    if self.gc is not None:
-                        intake.start_soon(self._supervised, "gc", self.gc.run)
-                    if self.options.once:
-                        status = await Once(self).run(stop)
+                    if self._gc is not None:
+                        intake.start_soon(self._supervised, "gc", self._gc.run)
+                    if self._options.once:
+                        status = await Once(self, self._options.from_block, self._options.json).run(stop)
                     else:
                         if self.listener is not None:
                             intake.start_soon(self._supervised, "listener", self.listener.run)
-                        self.monitoring.ready()
+                        self._monitoring.ready()
                         await stop.wait()
-                    self.monitoring.stopping()
+                    self._monitoring.stopping()
                     intake.cancel_scope.cancel()
                 await self._drain()
                 working.cancel_scope.cancel()
@@ -179,7 +160,7 @@ class Daemon:
         return status if gave_back else status or EXIT_DATABASE_AWAY
 
     async def _supervised(self, name: str, run: Any) -> None:
-        await supervise(name, run, self.outside.entropy)
+        await supervise(name, run, self._outside.entropy)
 
     async def _prepare_database(self, stop: trio.Event) -> bool:
         """Migrate and check the identity, waiting for a database that is down (PR2); False when told to stop first."""
@@ -190,11 +171,11 @@ class Daemon:
         )
         while not stop.is_set():
             try:
-                await self.outside.migrate()
-                await self.outside.store.adopt(identity)
+                await self._outside.migrate()
+                await self._outside.store.adopt(identity)
                 return True
             except DependencyDown as down:
-                self.health.fault(down.name, down.detail)
+                self._health.fault(down.name, down.detail)
                 with trio.move_on_after(1.0):
                     await stop.wait()
             except IdentityMismatch as mismatch:
@@ -203,9 +184,9 @@ class Daemon:
 
     async def _hear_notifications(self) -> None:
         """LISTEN/NOTIFY feeds the same channels for rows that another process wrote."""
-        async with self.outside.store.wakes() as wakes:
+        async with self._outside.store.wakes() as wakes:
             async for wake in wakes:
-                self.wakeups.ring(wake.kind, is_response=wake.is_response)
+                self._wakeups.ring(wake.kind, is_response=wake.is_response)
 
     async def _drain(self) -> None:
         """Let work in hand finish within `shutdown_grace`; what is left is given back afterwards (PR1)."""
@@ -213,18 +194,27 @@ class Daemon:
         for sibling in draining:
             sibling.stop_intake()
         with trio.move_on_after(self.settings.shutdown_grace):
-            while any(sum(sibling.in_flight.values()) for sibling in draining):
+            while any(sum(sibling.in_flight.values()) for sibling in draining):  # noqa: ASYNC110 - a sum over many tasks
                 await trio.sleep(0.05)
 
     async def _leave(self) -> bool:
         """Give back every lease; False when the database could not be told in time."""
         try:
-            rows = await self.ownership.leave()
+            rows = await self._ownership.leave()
         except DependencyDown as down:
             log.error("leases stay with this owner until the next start: %s", down)
             return False
         log.info("left the database", extra={"rows_given_back": rows})
         return True
+
+
+def _end(group: BaseExceptionGroup[BaseException]) -> int:
+    """Say in one line why the daemon ends; its exit status. Raises `group` again if nothing Fatal is in it."""
+    fatal = find_fatal(group)
+    if fatal is None:
+        raise group
+    log.critical("kmsd ends: %s", fatal)
+    return fatal.exit_status
 
 
 async def _watch_signals(stop: trio.Event, task_status: trio.TaskStatus[None]) -> None:

@@ -102,16 +102,15 @@ class Once:
     async def run(self, stop: trio.Event) -> int:
         """Replay, print the summary, give the exit status. Ends early, as left, when `stop` is set."""
         started, begun = self._around.time.now(), trio.current_time()
-        head, beyond = 0, {}
+        head = 0
+        beyond: Mapping[Kind, int] = {}
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_when, stop, nursery.cancel_scope)
             head = await self._read()
             await self._until_nothing_proceeds()
             beyond = await self._beyond(head)
             nursery.cancel_scope.cancel()
-        rows = await self._around.store.listed(
-            ("pending", "under_process", "failed"), changed_after=0.0, limit=NAMED
-        )
+        rows = await self._around.store.listed(("pending", "under_process", "failed"), changed_after=0.0, limit=NAMED)
         done = await self._around.store.listed(("completed",), changed_after=started, limit=1_000_000)
         served = dict.fromkeys(OPERATIONS, 0)
         for row in done:

@@ -6,10 +6,22 @@ from functools import partial
 
 import attrs
 
+from kmsd.blobs.download import open_blobs
+from kmsd.chain.node import HttpNode
+from kmsd.chain.wallet import WalletMisconfigured, open_wallet
+from kmsd.clock import SystemEntropy, SystemTime
 from kmsd.config import Settings
+from kmsd.core.client import open_core
+from kmsd.core.endpoints import BadEndpoint
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
-from kmsd.ports import Blobs, Core, Entropy, Node, Store, Time, Wallet
+from kmsd.ports import Blobs, Core, Entropy, Node, Shard, Store, Time, Wallet
+from kmsd.store.migrations import migrate
+from kmsd.store.postgres import open_store
+from kmsd.supervise import Fatal
+
+EXIT_CONFIGURATION = 78
+"""Configuration error or another network's database (sysexits EX_CONFIG)."""
 
 
 @attrs.frozen
@@ -24,4 +36,74 @@ class Outside:
     wallet: Wallet | None
     time: Time
     entropy: Entropy
-    migrate: Callable[[], Awaitable[None]]
+    migrate: Callable[[], Awaitable[object]]
+
+
+@asynccontextmanager
+async def open_outside(settings: Settings, metrics: Metrics, health: Health) -> AsyncIterator[Outside]:
+    """The ports that the configuration names; nothing is connected yet. Raises Fatal for unusable keys or endpoints."""
+    async with AsyncExitStack() as stack:
+        gateway, hosts = _nodes(settings, health, metrics)
+        for node in (*gateway, *(node for nodes in hosts.values() for node in nodes)):
+            stack.push_async_callback(node.close)
+        try:
+            wallet = open_wallet(settings) if "sender" in settings.roles else None
+            core = await stack.enter_async_context(
+                open_core(_shards(settings), tls=settings.kms_core_tls, window=settings.core_window)
+            )
+        except (WalletMisconfigured, BadEndpoint) as error:
+            raise Fatal(str(error), EXIT_CONFIGURATION) from None
+        store = await stack.enter_async_context(
+            open_store(
+                settings.database_url,
+                instance_name=settings.instance_name,
+                pool_size=settings.database_pool_size,
+                health=health,
+            )
+        )
+        blobs = await stack.enter_async_context(open_blobs(settings, metrics, health))
+        yield Outside(
+            gateway,
+            hosts,
+            store,
+            core,
+            blobs,
+            wallet,
+            SystemTime(),
+            SystemEntropy(),
+            partial(migrate, settings.database_url),
+        )
+
+
+def _nodes(
+    settings: Settings, health: Health, metrics: Metrics
+) -> tuple[Sequence[HttpNode], Mapping[int, Sequence[HttpNode]]]:
+    """The Gateway's nodes, and each host chain's node by chain id."""
+    gateway = [
+        HttpNode(node.name, settings.gateway_chain_id, (node.url, *node.backup_urls), node.ws_url, health, metrics)
+        for node in settings.gateway_nodes
+    ]
+    hosts = {
+        chain.chain_id: [
+            HttpNode(
+                str(chain.chain_id),
+                chain.chain_id,
+                (chain.url, *chain.backup_urls),
+                None,
+                health,
+                metrics,
+                dependency=f"host chain {chain.chain_id}",
+            )
+        ]
+        for chain in settings.host_chains
+    }
+    return gateway, hosts
+
+
+def _shards(settings: Settings) -> list[Shard]:
+    """`endpoint` or `endpoint|backup`, in the order that chooses a request's shard (decisions.md 15)."""
+    shards = []
+    for index, entry in enumerate(settings.kms_core_endpoints):
+        endpoint, _, backup = (part.strip() for part in entry.partition("|"))
+        shards.append(Shard(index, endpoint, backup or None))
+    return shards
