@@ -745,6 +745,9 @@ class Store(Protocol):
     # sender
     async def claim_responses(self, kind: Kind, owner: int, limit: int) -> Sequence[ClaimedResponse]: ...
 
+    async def leased_responses(self, kind: Kind, owner: int) -> Sequence[int]:
+        """As `leased` for responses: ids under process that `owner` holds."""
+
     async def load_responses(self, keys: Sequence[tuple[Kind, int]]) -> Sequence[ClaimedResponse]:
         """Response rows by key whatever their state, for journal entries found at start; missing ones are left out."""
 

@@ -235,9 +235,11 @@ class MemoryStore:
         self.rows: dict[tuple[Kind, int], Row] = {}
         self.journal: dict[tuple[int, int], JournalEntry] = {}
         self.down = False
+        self.lose_claims = 0
         self.lane_holder: int | None = None
         self.lanes_opened = 0
         self.budget_age = 0.0
+        self.now: Callable[[], float] = Clock().now
         self.after_append: Callable[[Sequence[JournalEntry]], None] = lambda entries: None
 
     def _check(self) -> None:
@@ -256,7 +258,7 @@ class MemoryStore:
         elif kind is Kind.KEYGEN:
             values["key_digests"] = ((0, b"\x01" * 32), (1, b"\x02" * 32))
         values.update(fields)
-        row = Row(kind, row_id, values, 1_700_000_000.0 + trio.current_time())
+        row = Row(kind, row_id, values, self.now())
         self.rows[kind, row_id] = row
         return row
 
@@ -281,7 +283,15 @@ class MemoryStore:
         taken = sorted(due, key=lambda row: row.due)[:limit]
         for row in taken:
             row.status, row.lease, row.attempts = "under_process", owner, row.attempts + 1
+        if taken and self.lose_claims > 0:
+            self.lose_claims -= 1
+            raise DependencyDown("database", "connection lost")
         return [self._claimed(row) for row in taken]
+
+    async def leased_responses(self, kind: Kind, owner: int) -> Sequence[int]:
+        self._check()
+        held = [row for row in self.rows.values() if row.status == "under_process" and row.lease == owner]
+        return [row.id for row in held if row.kind is kind]
 
     async def load_responses(self, keys: Sequence[tuple[Kind, int]]) -> Sequence[ClaimedResponse]:
         self._check()

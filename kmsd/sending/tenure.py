@@ -155,6 +155,7 @@ class Tenure:
                 payload = payloads[row.kind, row.id]
                 self._works.hold(Work(attrs.evolve(row, lease=self._epoch), payload.to, payload.data))
         self._works.requeue(keys)
+        await self._find_lost_claims()
         if entries:
             log.info(
                 "the journal shows %d nonces in flight and %d watched; the next is %d",
@@ -162,6 +163,15 @@ class Tenure:
                 len(self.state.watched),
                 self.state.next_nonce,
             )
+
+    async def _find_lost_claims(self) -> None:
+        """Take into hand what the database leased to us in claims whose replies were lost."""
+        carried = dict.fromkeys(self.state.carried())
+        for kind in WITH_RESPONSE:
+            held = [(kind, row_id) for row_id in await self._store.leased_responses(kind, self._epoch)]
+            lost = [key for key in held if key not in self._works and key not in carried]
+            rows = await self._store.load_responses(lost) if lost else ()
+            self._works.enqueue([Work(attrs.evolve(row, lease=self._epoch)) for row in rows])
 
     def _room(self, kind: Kind) -> int:
         """How many more responses of `kind` may be taken into hand: the window and as many again to be prepared."""

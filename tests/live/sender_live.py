@@ -167,6 +167,7 @@ class LiveWorld:
         deployment = gateway.deployment
         self.gateway = gateway
         self.store = MemoryStore()
+        self.store.now = SystemTime().now
         self.wallet = LocalWallet(deployment.parties[0].tx.key)
         self.metrics = Metrics()
         self.health = Health(SystemTime())

@@ -414,6 +414,16 @@ async def test_database_outage_costs_time_only(autojump_clock: MockClock) -> Non
     world.check_one_calldata_per_nonce()
 
 
+@pytest.mark.guarantee("QU1")
+async def test_rows_of_claims_whose_replies_were_lost_are_found_again(autojump_clock: MockClock) -> None:
+    world = World()
+    waiting(world, 200)
+    world.store.lose_claims = 3
+    async with world.running():
+        await world.until(world.all_completed)
+    world.check_votes(200)
+
+
 async def test_owner_declared_dead_drops_its_leases_and_goes_on_under_a_new_epoch(autojump_clock: MockClock) -> None:
     world = World()
     waiting(world, 200)
