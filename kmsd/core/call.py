@@ -215,12 +215,15 @@ class Call:
             return RawAnswer(StatusCode.UNKNOWN, b"", "the reply ended without a status", True)
         if answer.status is not StatusCode.OK:
             return answer
-        frame = self._in[0] if len(self._in) == 1 else b"".join(self._in)
-        if len(frame) < 5 or int.from_bytes(frame[1:5], "big") != len(frame) - 5:
+        while len(self._in) > 1 and len(self._in[0]) < 5:
+            self._in[:2] = [self._in[0] + self._in[1]]
+        prefix, rest = (self._in[0][:5], self._in[0][5:]) if self._in else (b"", b"")
+        if len(prefix) < 5 or int.from_bytes(prefix[1:], "big") != self._in_size - 5:
             return RawAnswer(StatusCode.INTERNAL, b"", "the reply is not one whole message", True)
-        if frame[0]:
+        if prefix[0]:
             return RawAnswer(StatusCode.INTERNAL, b"", "the reply is compressed, which was not offered", True)
-        return RawAnswer(StatusCode.OK, frame[5:], "", False)
+        self._in[0] = rest
+        return RawAnswer(StatusCode.OK, rest if len(self._in) == 1 else b"".join(self._in), "", False)
 
 
 _HTTP_STATUS = {

@@ -57,7 +57,7 @@ class _Line:
         self.suspicion = trio.Event()
         self.turn = trio.Lock()
         texts = [shard.endpoint] if shard.backup is None else [shard.endpoint, shard.backup]
-        limits = {Lane.SEND: 4, Lane.POLL: 2 + window // 50, Lane.ASK: 1}
+        limits = {Lane.SEND: 4, Lane.BULK: 1, Lane.POLL: 2 + window // 50, Lane.ASK: 1}
         self.pools = [
             {lane: ChannelPool(parse_endpoint(text), context, patience, nursery, limits[lane]) for lane in Lane}
             for text in texts
@@ -68,8 +68,9 @@ class _Line:
         return self.pools[self.route.active][Lane.ASK].endpoint.text
 
     async def unary(self, endpoint: int, facts: MethodFacts, chunks: Chunks, deadline: float) -> RawAnswer:
-        turn = self.turn if sum(map(len, chunks)) > LARGE else None
-        return await self.pools[endpoint][facts.lane].unary(facts.path, chunks, deadline, turn)
+        if sum(map(len, chunks)) > LARGE:
+            return await self.pools[endpoint][Lane.BULK].unary(facts.path, chunks, deadline, self.turn)
+        return await self.pools[endpoint][facts.lane].unary(facts.path, chunks, deadline)
 
 
 class GrpcCore:

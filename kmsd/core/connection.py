@@ -18,6 +18,7 @@ from grpclib.config import Configuration
 from grpclib.protocol import EventsProcessor, H2Protocol
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from h2.events import AlternativeServiceAvailable, InformationalResponseReceived, UnknownFrameReceived
 from h2.exceptions import H2Error, TooManyStreamsError
 
 from kmsd.core.call import Call, Chunks, RawAnswer
@@ -32,6 +33,8 @@ OUTBOX = 262_144
 """Bytes that wait for the socket before calls have to wait for room."""
 WINDOW = 16 * 1024 * 1024
 """Bytes of replies that the Core may send before we have read them."""
+RECONNECT = 0.05
+"""Seconds after the loss of a connection before the next one is made."""
 RECEIVE = 262_144
 """Bytes read at once."""
 
@@ -43,6 +46,8 @@ _H2 = H2Configuration(
     normalize_inbound_headers=False,
     normalize_outbound_headers=False,
 )
+_TO_IGNORE = (UnknownFrameReceived, AlternativeServiceAvailable, InformationalResponseReceived)
+"""Events that HTTP/2 wants ignored; grpclib raises on what it does not know."""
 _CONFIGURATION = Configuration(http2_connection_window_size=WINDOW, http2_stream_window_size=WINDOW).__for_client__()
 
 
@@ -54,7 +59,7 @@ class Patience:
     """TCP and TLS together."""
     quiet: float = 2.0
     """With calls open and nothing received for this long, the peer is pinged."""
-    ping: float = 6.0
+    ping: float = 5.0
     """A ping without any byte received for this long ends the connection; with `quiet` well within 10 s."""
 
 
@@ -73,9 +78,11 @@ class _Link:
         self._protocol.connection_made(self)  # type: ignore[arg-type]  # a transport in all that grpclib uses of it
         self.h2: H2Connection = self._protocol.connection._connection
         self.processor: EventsProcessor = self._protocol.processor
+        for event in _TO_IGNORE:
+            self.processor.processors.setdefault(event, lambda event: None)
 
     async def run(self, channel: "Channel", patience: Patience) -> None:
-        """Carry bytes until the connection breaks, is cut, or is silent for too long. Its open calls then fail."""
+        """Carry bytes until the connection breaks, is cut, or is silent for too long; then see `lost`."""
         try:
             with self.scope:
                 async with trio.open_nursery() as nursery:
@@ -84,9 +91,12 @@ class _Link:
                     await self._receive()
                     nursery.cancel_scope.cancel()
         finally:
-            self._protocol.connection_lost(None)
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self.stream)
+
+    def lost(self) -> None:
+        """Fail the calls that are open on it."""
+        self._protocol.connection_lost(None)
 
     async def _receive(self) -> None:
         try:
@@ -96,7 +106,7 @@ class _Link:
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
             pass
         except Exception:
-            # grpclib refuses frames that it does not know, and stumbles over a few sequences: one connection's trouble.
+            # grpclib stumbles over a few sequences that a server should not send: one connection's trouble.
             log.exception("a Core sent what grpclib cannot read: connection cut")
 
     async def _send(self) -> None:
@@ -178,7 +188,7 @@ class Channel:
         self._patience = patience
         self._nursery = nursery
         self._link: _Link | None = None
-        self._connecting = False
+        self._running = False
         self._waiting: deque[Call] = deque()
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
         self.headers = [
@@ -196,8 +206,8 @@ class Channel:
         self._waiting.append(call)
         if self._link is not None:
             self._start_waiting(self._link)
-        elif not self._connecting:
-            self._connecting = True
+        elif not self._running:
+            self._running = True
             self._nursery.start_soon(self._run)
 
     def release(self, call: Call) -> None:
@@ -210,7 +220,7 @@ class Channel:
             self._start_waiting(self._link)
 
     def _start_waiting(self, link: _Link) -> None:
-        while self._waiting:
+        while self._waiting and not link.is_closing():
             call = self._waiting[0]
             try:
                 call.start(link)
@@ -221,21 +231,25 @@ class Channel:
             self._waiting.popleft()
 
     async def _run(self) -> None:
-        """Connect, start what waits, carry bytes until the connection ends."""
+        """Connect, start what waits, carry bytes until the connection ends; again if something waits then."""
         try:
-            stream = await self._connect()
-        except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
-            self._fail_waiting(f"cannot connect: {_words(error, self._patience)}")
-            return
+            while self._waiting:
+                try:
+                    stream = await self._connect()
+                except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
+                    self._fail_waiting(f"cannot connect: {_words(error, self._patience)}")
+                    return
+                self._link = link = _Link(stream)
+                try:
+                    self._start_waiting(link)
+                    await link.run(self, self._patience)
+                finally:
+                    self._link = None
+                    link.lost()
+                await trio.sleep(RECONNECT)
         finally:
-            self._connecting = False
-        self._link = link = _Link(stream)
-        try:
-            self._start_waiting(link)
-            await link.run(self, self._patience)
-        finally:
-            self._link = None
-            self._fail_waiting("the connection was lost")
+            self._running = False
+            self._fail_waiting("kmsd is ending")
 
     async def _connect(self) -> trio.abc.Stream:
         """A connected stream, TLS included. Raises OSError (ssl.SSLError is one), BrokenResourceError, TooSlowError."""

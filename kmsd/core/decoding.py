@@ -39,15 +39,15 @@ def decode(message_type: type[MessageType], data: bytes) -> MessageType:
     while at < end:
         tag, at = _varint(data, at)
         wire_type = tag & 7
+        value: Any = None
+        start = at
         if wire_type == _VARINT:
-            value: Any
             value, at = _varint(data, at)
         elif wire_type == _DELIMITED:
             size, start = _varint(data, at)
             at = start + size
-            value = data[start:at]
         elif wire_type in (_FIXED64, _FIXED32):
-            value, at = None, at + (8 if wire_type == _FIXED64 else 4)
+            at += 8 if wire_type == _FIXED64 else 4
         else:
             raise Undecodable(f"wire type {wire_type} in a {message_type.__name__}")
         if at > end:
@@ -59,7 +59,7 @@ def decode(message_type: type[MessageType], data: bytes) -> MessageType:
             continue
         if field.wire_type != wire_type:
             raise Undecodable(f"{message_type.__name__}.{field.name} has wire type {wire_type}")
-        value = field.convert(value)
+        value = field.convert(value if wire_type == _VARINT else data[start:at])
         if field.repeated:
             values.setdefault(field.name, []).append(value)
         else:

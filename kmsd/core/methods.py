@@ -17,7 +17,9 @@ class Lane(StrEnum):
     """Calls that must not wait for each other go over connections of their own (decisions.md 14)."""
 
     SEND = "send"
-    """Requests, up to 100 MiB each."""
+    """Requests of ordinary size."""
+    BULK = "bulk"
+    """Requests above `kmsd.core.call.LARGE`, one at a time, in the place of SEND."""
     POLL = "poll"
     """Calls that may block for a minute."""
     ASK = "ask"

@@ -41,6 +41,10 @@ from kmsd.wire.addresses import to_checksum
 MAX_MESSAGE = 104_857_600
 """Bytes of the largest message that a Core takes."""
 
+HUGE = 96 * 2**20
+"""Bytes that the fault "huge" adds to a reply, in a field that nobody knows."""
+HUGE_FIELD = b"\x7a\x80\x80\x80\x30"
+
 __all__ = ["fake_ciphertext", "main"]
 
 _H2 = H2Configuration(
@@ -112,6 +116,8 @@ class Application:
             return Status.INTERNAL, f"failed to decode Protobuf message: {error}", b""
         if spoiler == "garbage":
             return Status.OK, "", b"\xff\xff\xff"
+        if spoiler == "huge":
+            return Status.OK, "", bytes(reply.reply) + HUGE_FIELD + bytes(HUGE)
         if not isinstance(reply, Entry):
             return Status.OK, "", bytes(reply)
         return Status.OK, "", bytes(reply.reply if spoiler is None else self._spoilt(method, reply, spoiler))

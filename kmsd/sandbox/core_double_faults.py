@@ -10,6 +10,7 @@
     {"method": "PublicDecrypt", "count": 1, "burn": "NOT_FOUND"}               refuse, and burn the id
     {"method": "GetPublicDecryptionResult", "count": 1, "result": "wrong signer"}   spoil the result (see SPOILERS)
     {"method": "GetPublicDecryptionResult", "count": 1, "result": "garbage"}   OK with bytes that are no message
+    {"method": "GetPublicDecryptionResult", "count": 1, "result": "huge"}      with 96 MiB more in an unknown field
     {"forget": true}      as a restart: decryptions and preprocessings are forgotten (centralized: keygens too)
     {"fail_running": true}   every running operation fails: its poll is INTERNAL
     {"reset": true}       no faults any more
@@ -55,8 +56,8 @@ class Fault:
                     raise ValueError(f"no gRPC status {values[key]!r}")
                 values[key] = Status[values[key]]
         spoiler = values.get("result")
-        if spoiler is not None and spoiler != "garbage" and spoiler not in SPOILERS:
-            raise ValueError(f"no spoiler {spoiler!r}; there are garbage, {', '.join(SPOILERS)}")
+        if spoiler not in (None, "garbage", "huge", *SPOILERS):
+            raise ValueError(f"no spoiler {spoiler!r}; there are garbage, huge, {', '.join(SPOILERS)}")
         return cls(**values)
 
 
