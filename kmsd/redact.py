@@ -19,6 +19,7 @@ SHORTEST_PATH_SECRET = 8
 
 _SPLIT_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<netloc>[^/?#]*)(?P<rest>.*)", re.DOTALL)
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?")
+_DATABASES = ("postgresql://", "postgres://")
 _SECRET_NAME = re.compile(r"pass|secret|token|key|auth|sig", re.IGNORECASE)
 _USERINFO_OR_QUERY = re.compile(
     r"\b([a-z][a-z0-9+.-]*://)([^\s\"'<>\\/?#@]*@)?([^\s\"'<>\\?#]*)(\?[^\s\"'<>\\]*)?", re.I
@@ -101,5 +102,10 @@ def _any_form(secret: str) -> str:
 
 
 def _without_userinfo_and_query(match: re.Match[str]) -> str:
+    """A database's user may be shown; elsewhere a user may be a token."""
     scheme, userinfo, rest, query = match.groups()
-    return scheme + (f"{HIDDEN}@" if userinfo else "") + rest + (f"?{HIDDEN}" if query else "")
+    if userinfo:
+        user, colon, _ = userinfo[:-1].partition(":")
+        shown = user + (f":{HIDDEN}" if colon else "") if scheme.lower() in _DATABASES else HIDDEN
+        scheme += f"{shown}@"
+    return scheme + rest + (f"?{HIDDEN}" if query else "")

@@ -344,9 +344,11 @@ def _snake_case(name: str) -> str:
 
 
 def _unknown(path: str, origin: str, name: str, known: Iterable[str]) -> str:
-    nearest = MISNAMED.get(name) or next(iter(get_close_matches(name, list(known), 1, 0.6)), None)
-    hint = f"; did you mean {nearest}?" if nearest else ""
-    return f"{path} ({origin}): unknown key{hint}"
+    names = list(known)
+    nearest = MISNAMED.get(name) or next(iter(get_close_matches(name, names, 1, 0.6)), None)
+    if nearest:
+        return f"{path} ({origin}): unknown key; did you mean {nearest}?"
+    return f"{path} ({origin}): unknown key" + (f"; known are {', '.join(names)}" if len(names) <= 6 else "")
 
 
 def _unknown_variable(name: str, path: Sequence[str], known: Iterable[str]) -> str:

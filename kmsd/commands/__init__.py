@@ -1,0 +1,1 @@
+"""The commands, one module each or a few; `kmsd.cli` names them and imports each only when it is called."""
