@@ -24,6 +24,7 @@ lint: $(READY) ## ruff, mypy --strict, what must not stand in a commit
 	@$(VENV)/bin/ruff format --check .
 	@$(PY) -m mypy --strict
 	@$(PY) tests/repository_check.py
+	@$(PY) -m kmsd.documents --check
 
 format: $(READY) ## lets ruff write what it can
 	@$(VENV)/bin/ruff check --fix .

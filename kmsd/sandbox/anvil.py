@@ -21,7 +21,7 @@ class Anvil:
     """One node on 127.0.0.1. Blocking; a start takes about 0.2 s.
 
     `block_time` is the interval of blocks in seconds (fractions allowed), None for a block per transaction, 0 for
-    none but those that `mine` makes. `timestamp` (Unix seconds) is the genesis block's time, from which the node's clock
+    none but those that `mine` makes. `timestamp` (Unix seconds) is the time of genesis, from which the node's clock
     runs on. `logs` is an existing folder for its output. The HTTP and WebSocket endpoints
     are the same port.
     """
