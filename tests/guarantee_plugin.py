@@ -1,7 +1,8 @@
 """Remembers which tests prove which guarantee, and how they ended, for `make guarantees`.
 
-A test says `@pytest.mark.guarantee("EV1")`. Results of all runs are merged into one file of the cache folder; a test
-that no longer exists, or no longer carries the id, is forgotten when its file is collected again.
+A test says `@pytest.mark.guarantee("EV1")`, with as many ids as it proves. Results of all runs are merged into one
+file of the cache folder, with the time of the run; a test that no longer exists, or no longer carries the id, is
+forgotten when its file is collected again. An id that docs/guarantees.md does not know stops the run.
 """
 
 import fcntl
@@ -10,33 +11,38 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "docs" / "guarantees.md"
 RESULTS = Path(os.environ.get("KMSD_CACHE") or ROOT / ".cache") / "guarantees.json"
 
-_ID = re.compile(r"[A-Z]{2}\d{1,2}")
+_ROW = re.compile(r"^\| ([A-Z]{2}\d{1,2}) \| (.+?) \|$", re.MULTILINE)
 _WORST = ("failed", "skipped", "passed")
+
+
+def promises() -> dict[str, str]:
+    """Id → promise, in the order of the document. Raises ValueError for an id that stands twice."""
+    rows = _ROW.findall(DOCUMENT.read_text())
+    found = dict(rows)
+    if len(found) != len(rows):
+        raise ValueError(f"an id stands twice in {DOCUMENT.name}")
+    return found
 
 
 def _ids(item: pytest.Item) -> list[str]:
     return [str(argument) for mark in item.iter_markers("guarantee") for argument in mark.args]
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """An id that cannot be one is a mistake worth stopping for."""
-    for guarantee in _ids(item):
-        if not _ID.fullmatch(guarantee):
-            raise pytest.UsageError(f"{item.nodeid}: {guarantee!r} is no guarantee's id")
-
-
 class Recorder:
     """Collects the outcomes of a run."""
 
     def __init__(self) -> None:
+        self._known = promises()
         self._claims: dict[str, list[str]] = {}
         self._outcomes: dict[str, str] = {}
         self._files: set[str] = set()
@@ -47,6 +53,8 @@ class Recorder:
             self._files.add(item.nodeid.split("::")[0])
             if claimed := _ids(item):
                 self._claims[item.nodeid] = claimed
+                if unknown := [guarantee for guarantee in claimed if guarantee not in self._known]:
+                    raise pytest.UsageError(f"{item.nodeid}: {DOCUMENT.name} has no {', '.join(unknown)}")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """The worst phase is the test's outcome; an expected failure is a failure of the proof."""
@@ -58,6 +66,8 @@ class Recorder:
         """Merges this run into the file."""
         if session.config.option.collectonly or not self._outcomes:
             return
+        root = session.config.rootpath
+        now = datetime.now(UTC).isoformat(timespec="minutes")[:16] + "Z"
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         with _exclusively(RESULTS.with_suffix(".lock")):
             known: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -66,11 +76,11 @@ class Recorder:
             )
             for node in list(known):
                 file = node.split("::")[0]
-                if not (ROOT / file).exists() or (file in self._files and not partial and node not in self._claims):
+                if not (root / file).exists() or (file in self._files and not partial and node not in self._claims):
                     del known[node]
             for node, claimed in self._claims.items():
                 if node in self._outcomes:
-                    known[node] = {"guarantees": claimed, "outcome": self._outcomes[node]}
+                    known[node] = {"guarantees": claimed, "outcome": self._outcomes[node], "at": now}
             part = RESULTS.with_suffix(".part")
             part.write_text(json.dumps(known, indent=1, sort_keys=True))
             part.replace(RESULTS)
