@@ -248,7 +248,6 @@ class Listener:
         )
 
     def _tell_unconfirmed(self, waiting: Sequence[Waiting]) -> None:
-        self._around.metrics.set("kms_connector_ceremonies_unconfirmed", len(waiting))
         if not waiting:
             self._health.clear(UNCONFIRMED_ALERT)
             return
