@@ -250,8 +250,11 @@ class BlobUnavailable(Exception):
 class Blobs(Protocol):
     """Bounded download of one object from one URL."""
 
-    async def get(self, url: str, *, max_bytes: int) -> Blob:
-        """GET `url` (http, https or s3). Raises BlobUnavailable; never returns more than `max_bytes` bytes."""
+    async def get(self, url: str, *, max_bytes: int, patience: float) -> Blob:
+        """GET `url` (http, https or s3), which may take `patience` seconds once it begins.
+
+        Raises BlobUnavailable; never returns more than `max_bytes` bytes.
+        """
 
 
 # ---------------------------------------------------------------------------------------------------------------------

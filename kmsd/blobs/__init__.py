@@ -1,0 +1,1 @@
+"""Ciphertexts from the coprocessors' buckets: which buckets, how to download, what memory may hold, what to believe."""

@@ -1,0 +1,141 @@
+"""The `Blobs` port for real: bounded downloads over HTTP, HTTPS and S3 in worker threads."""
+
+from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import trio
+
+from kmsd.blobs.http_get import Exchange, Reply, connection_pools, get
+from kmsd.blobs.s3_urls import S3Signer
+from kmsd.config import Settings
+from kmsd.ports import Blob, BlobFault, BlobUnavailable
+
+T = TypeVar("T")
+
+_PORTS = {"http": 80, "https": 443}
+
+MAX_REDIRECTS = 3
+"""Hops that one download follows."""
+MAX_URL = 4096
+"""Characters of a URL that comes from outside."""
+
+
+class HttpBlobs:
+    """Downloads objects; at most `s3_max_concurrent_gets` at a time, in threads of its own.
+
+    Peers at private addresses are refused unless `allow_private_buckets` is set or the operator named their host
+    (`s3_fallback_urls`, `s3_endpoint`). A cancelled or late download's connection is cut, so that its thread ends.
+    Raises OSError from the constructor for an `s3_ca_file` that cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        gets = settings.s3_max_concurrent_gets
+        self._connect = settings.s3_connect_timeout
+        self._read = settings.s3_read_timeout
+        self._turns = trio.CapacityLimiter(gets)
+        self._threads = trio.CapacityLimiter(2 * gets)  # threads of abandoned downloads live a little longer
+        self._guarded = connection_pools(
+            refuse_private=not settings.allow_private_buckets, kept=gets, ca_file=settings.s3_ca_file
+        )
+        self._trusted = connection_pools(refuse_private=False, kept=gets, ca_file=settings.s3_ca_file)
+        named = [*settings.s3_fallback_urls, *([settings.s3_endpoint] if settings.s3_endpoint else [])]
+        self._trusted_origins = frozenset(_origin(url) for url in named if not url.startswith("s3:"))
+        self._signer = S3Signer(
+            endpoint=settings.s3_endpoint, region=settings.s3_region, connect=self._connect, read=self._read
+        )
+
+    def close(self) -> None:
+        """Close the kept connections."""
+        self._guarded.clear()
+        self._trusted.clear()
+
+    @property
+    def active(self) -> int:
+        """Downloads under way."""
+        return int(self._turns.borrowed_tokens)
+
+    async def get(self, url: str, *, max_bytes: int, patience: float) -> Blob:
+        """GET `url` within `patience` seconds, not counting the wait for a turn.
+
+        Raises BlobUnavailable; never returns more than `max_bytes` bytes.
+        """
+        async with self._turns:
+            try:
+                with trio.fail_after(patience):
+                    return await self._follow(url, max_bytes)
+            except trio.TooSlowError:
+                raise BlobUnavailable(BlobFault.DEADLINE, f"{patience:g} s") from None
+
+    async def _follow(self, url: str, max_bytes: int) -> Blob:
+        for _ in range(MAX_REDIRECTS + 1):
+            reply = await (self._get_s3 if url.startswith("s3://") else self._get_http)(url, max_bytes)
+            if reply.status == 200:
+                return Blob(reply.body, reply.keccak, reply.format)
+            if reply.status in (404, 410):
+                raise BlobUnavailable(BlobFault.NOT_FOUND)
+            if reply.location is None:
+                raise BlobUnavailable(BlobFault.HTTP_STATUS, str(reply.status))
+            url = _redirected(url, reply.location)
+        raise BlobUnavailable(BlobFault.HTTP_STATUS, f"more than {MAX_REDIRECTS} redirects")
+
+    async def _get_http(self, url: str, max_bytes: int) -> Reply:
+        _check(url)
+        return await self._get(url, max_bytes, trusted=_origin(url) in self._trusted_origins)
+
+    async def _get_s3(self, url: str, max_bytes: int) -> Reply:
+        bucket, _, key = url.removeprefix("s3://").partition("/")
+        for last in (False, True):
+            signed = await self._in_thread(lambda: self._signer.sign(bucket, key))
+            reply = await self._get(signed, max_bytes, trusted=True)
+            if reply.region is None or last or not self._signer.learn_region(bucket, reply.region):
+                break
+        return reply._replace(location=None)  # a signed request is not taken elsewhere
+
+    async def _get(self, url: str, max_bytes: int, *, trusted: bool) -> Reply:
+        pools = self._trusted if trusted else self._guarded
+        exchange = Exchange()
+        try:
+            return await self._in_thread(
+                lambda: get(pools, url, exchange, max_bytes=max_bytes, connect=self._connect, read=self._read)
+            )
+        except trio.Cancelled:
+            exchange.abort()
+            raise
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._threads)
+
+
+def _check(url: str) -> None:
+    """Raise BlobUnavailable(BAD_URL) for a URL that must not or cannot be asked."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise BlobUnavailable(BlobFault.BAD_URL) from None
+    if len(url) > MAX_URL or not url.isascii() or not url.isprintable() or " " in url:
+        raise BlobUnavailable(BlobFault.BAD_URL, "too long, or characters that no URL has")
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise BlobUnavailable(BlobFault.BAD_URL, "neither http, https nor s3, or without a host")
+    if parts.username is not None or parts.password is not None:
+        raise BlobUnavailable(BlobFault.BAD_URL, "holds credentials")
+
+
+def _redirected(url: str, location: str) -> str:
+    """Where a redirect leads. From https only to https; the next request checks the rest."""
+    try:
+        target = urljoin(url, location)
+    except ValueError:
+        raise BlobUnavailable(BlobFault.BAD_URL, "redirect") from None
+    if not target.startswith("https://" if url.startswith("https://") else ("http://", "https://")):
+        raise BlobUnavailable(BlobFault.BAD_URL, "redirect to another scheme")
+    return target
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+    except ValueError:
+        return "", None, None
