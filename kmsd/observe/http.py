@@ -66,24 +66,24 @@ class HttpServer:
 
     def __init__(self, routes: Mapping[str, Handler]) -> None:
         self._routes = routes
-        self._open = 0
+        self.open_connections = 0
 
     async def serve(self, listeners: Sequence[trio.SocketListener]) -> None:
         """Serve until cancelled."""
         await trio.serve_listeners(self._connection, list(listeners))
 
     async def _connection(self, stream: trio.SocketStream) -> None:
-        if self._open >= MAX_CONNECTIONS:
+        if self.open_connections >= MAX_CONNECTIONS:
             await trio.aclose_forcefully(stream)
             return
-        self._open += 1
+        self.open_connections += 1
         try:
             with trio.move_on_after(DEADLINE):
                 await self._exchange(stream)
         except trio.BrokenResourceError:
             pass
         finally:
-            self._open -= 1
+            self.open_connections -= 1
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
                 await trio.aclose_forcefully(stream)
 

@@ -89,7 +89,7 @@ class Repeats(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """May the record be written?"""
-        key = (record.name, record.levelno, record.getMessage(), str(record.__dict__.get("id")))
+        key = (record.name, record.levelno, message_of(record), str(record.__dict__.get("id")))
         seen = self._seen.get(key)
         if seen is None or record.created - seen[0] >= PERIOD:
             if seen is not None and seen[2]:
@@ -105,6 +105,14 @@ class Repeats(logging.Filter):
         seen[2] += 1
         self._suppressed()
         return False
+
+
+def message_of(record: logging.LogRecord) -> str:
+    """The message; one whose arguments do not fit its format is shown unformatted instead of lost."""
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        return f"{record.msg} {record.args!r}"
 
 
 def facts(record: logging.LogRecord) -> dict[str, Any]:
@@ -153,7 +161,7 @@ class JsonFormatter(logging.Formatter):
             "time": _instant(record.created).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": _cut(redact.KNOWN(record.getMessage()), MAX_TRACE),
+            "message": _cut(redact.KNOWN(message_of(record)), MAX_TRACE),
         }
         for name, value in facts(record).items():
             line.setdefault(name, value)
@@ -173,7 +181,7 @@ class TextFormatter(logging.Formatter):
         """The line, followed by the traceback if any."""
         when = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
         name = record.name.removeprefix("kmsd.")
-        words = _visible(_cut(redact.KNOWN(record.getMessage()), MAX_TRACE))
+        words = _visible(_cut(redact.KNOWN(message_of(record)), MAX_TRACE))
         extra = "".join(f"  {key}={_visible(_compact(value))}" for key, value in facts(record).items())
         line = f"{when} {record.levelname.lower():<8} {name:<12} {words}{extra}"
         colour = _COLOURS.get(record.levelno) if self._colours else None

@@ -69,6 +69,15 @@ class Monitoring:
         self._lags = [0.0, 0.0]
         self.address: tuple[str, int] | None = None
         version.build()  # asks git once, before anything is timed
+        self.server = HttpServer(
+            {
+                "/metrics": lambda: Answer(200, CONTENT_TYPE, self._metrics.text()),
+                "/healthz": self._healthz,
+                "/liveness": lambda: json_answer(LIVENESS),
+                "/version": lambda: json_answer(json.dumps(self._version())),
+                "/status": lambda: json_answer(json.dumps(self.document())),
+            }
+        )
         Process(metrics, version.VERSION)
         metrics.declare(label_values(settings))
         for name in expected_dependencies(settings):
@@ -86,17 +95,8 @@ class Monitoring:
         host, port = listeners[0].socket.getsockname()[:2]
         self.address = (host, port)
         log.info("monitoring endpoint on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-        server = HttpServer(
-            {
-                "/metrics": lambda: Answer(200, CONTENT_TYPE, self._metrics.text()),
-                "/healthz": self._healthz,
-                "/liveness": lambda: json_answer(LIVENESS),
-                "/version": lambda: json_answer(json.dumps(self._version())),
-                "/status": lambda: json_answer(json.dumps(self.document())),
-            }
-        )
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.serve, listeners)
+            nursery.start_soon(self.server.serve, listeners)
             nursery.start_soon(self._pulse)
             nursery.start_soon(self._tell_systemd)
             task_status.started()
