@@ -1,6 +1,7 @@
 """The `Blobs` port for real: bounded downloads over HTTP, HTTPS and S3 in worker threads."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -19,6 +20,23 @@ MAX_REDIRECTS = 3
 """Hops that one download follows."""
 MAX_URL = 4096
 """Characters of a URL that comes from outside."""
+
+
+class BlobsMisconfigured(Exception):
+    """A key of the configuration that cannot be used; the text names it."""
+
+
+@asynccontextmanager
+async def open_blobs(settings: Settings) -> AsyncIterator["HttpBlobs"]:
+    """The port until the block is left. Raises BlobsMisconfigured."""
+    try:
+        blobs = HttpBlobs(settings)
+    except OSError as error:
+        raise BlobsMisconfigured(f"s3_ca_file: cannot use {settings.s3_ca_file}: {error}") from None
+    try:
+        yield blobs
+    finally:
+        blobs.close()
 
 
 class HttpBlobs:
