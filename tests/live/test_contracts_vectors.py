@@ -222,7 +222,7 @@ def test_refusals_have_the_vectors_data(world: VectorWorld) -> None:
 
 
 def test_selectors_and_topics() -> None:
-    """All events, errors and functions of the network's ABI fragments are in the doubles, of the same types and flags."""
+    """All of the network's ABI fragments is in the doubles: events, errors, functions, with their types and flags."""
     artifacts = compiled()
     for path in sorted((VECTORS_FOLDER / "abi-v0.11").glob("*.json")):
         ours = {_shape(entry) for entry in artifacts[path.stem].abi}
