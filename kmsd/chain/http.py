@@ -19,8 +19,8 @@ CONNECT_TIMEOUT = 5.0
 """Seconds for address look-up, TCP and TLS."""
 READ_TIMEOUT = 20.0
 """Seconds of silence while an answer is awaited; the caller's total deadline is usually shorter."""
-MAX_BODY = 64 * 1024 * 1024
-"""Bytes of the largest answer that is taken."""
+MAX_BODY = 32 * 1024 * 1024
+"""Bytes of the largest answer that is taken; more logs than that are asked for in shorter ranges."""
 MAX_CONNECTIONS = 8
 """Connections to one endpoint; further requests wait for one."""
 KEEP_IDLE = 50.0

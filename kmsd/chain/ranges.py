@@ -8,6 +8,10 @@ MANY_LOGS = 2_000
 """Logs that one range should bring at most; denser blocks make ranges shorter, down to one block."""
 
 
+FIRST_SPAN = 64
+"""New blocks of the first range."""
+
+
 class BlockRange(NamedTuple):
     """Blocks `first` to `last`, both included."""
 
@@ -37,8 +41,8 @@ class Span:
 
     @classmethod
     def of(cls, limit: int) -> "Span":
-        """Start at the limit (`get_logs_batch_size` blocks)."""
-        return cls(limit, limit)
+        """Start well below the limit (`get_logs_batch_size` blocks): nobody knows yet how dense the blocks are."""
+        return cls(limit, min(limit, FIRST_SPAN))
 
     def shrunk(self) -> "Span":
         """After a range that the node refused, cut off or did not answer in time."""

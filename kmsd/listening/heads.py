@@ -56,6 +56,8 @@ class HeadFeed:
         self._changed = trio.Event()
         self._hits = dict.fromkeys(interests, -1)
         self._pushing = False
+        self._unsubscribed = trio.Event()
+        self._unsubscribed.set()
         self.head: int | None = None
         self.answered_at = trio.current_time()
 
@@ -117,8 +119,11 @@ class HeadFeed:
                 await trio.sleep(pause_after(failures, self._entropy))
                 continue
             failures = 0
-            interval = max(self._interval, PUSHED_POLLING) if self._pushing else self._interval
-            await trio.sleep_until(started + interval)
+            with (
+                trio.move_on_at(started + max(self._interval, PUSHED_POLLING)) if self._pushing else trio.CancelScope()
+            ):
+                await self._unsubscribed.wait()
+                await trio.sleep_until(started + self._interval)
 
     async def _follow(self) -> None:
         failures = 0
@@ -129,14 +134,15 @@ class HeadFeed:
             try:
                 async with subscription as heads:
                     log.info("node %s pushes its heads", self._node.name)
-                    self._pushing, failures = True, 0
+                    self._pushing, self._unsubscribed, failures = True, trio.Event(), 0
                     async for head in heads:
                         self._pushed(head)
+                log.warning("node %s no longer pushes its heads; polling instead", self._node.name)
+                self._metrics.inc("kms_connector_node_subscriptions_lost", self._node.name)
             except DependencyDown as down:
                 log.log(logging.DEBUG if failures else logging.WARNING, "%s; polling instead", down)
             finally:
-                if self._pushing:
-                    self._metrics.inc("kms_connector_node_subscriptions_lost", self._node.name)
                 self._pushing = False
+                self._unsubscribed.set()
             failures += 1
             await trio.sleep(pause_after(failures, self._entropy))
