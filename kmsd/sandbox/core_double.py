@@ -22,44 +22,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from grpclib.config import Configuration
 from grpclib.const import Status
-from grpclib.metadata import encode_grpc_message
-from grpclib.protocol import AbstractHandler, H2Protocol, Stream
-from h2.config import H2Configuration
-from h2.exceptions import H2Error
-from hyperframe.frame import Frame
 
 from kmsd.sandbox.ciphertexts import fake_ciphertext
-from kmsd.sandbox.core_double_behaviour import CoreDouble, Settings
+from kmsd.sandbox.core_double_behaviour import CoreDouble
 from kmsd.sandbox.core_double_faults import SPOILERS, Fault, Faults, serve_control
+from kmsd.sandbox.core_double_life import Settings
 from kmsd.sandbox.core_double_requests import Decryption, Malformed
 from kmsd.sandbox.core_double_results import Signer
+from kmsd.sandbox.core_double_server import Answer, serve_grpc
 from kmsd.sandbox.core_double_store import Entry, Refusal
 from kmsd.wire.addresses import to_checksum
-
-MAX_MESSAGE = 104_857_600
-"""Bytes of the largest message that a Core takes."""
 
 HUGE = 96 * 2**20
 """Bytes that the fault "huge" adds to a reply, in a field that nobody knows."""
 HUGE_FIELD = b"\x7a\x80\x80\x80\x30"
 
 __all__ = ["fake_ciphertext", "main"]
-
-_H2 = H2Configuration(
-    client_side=False,
-    header_encoding="ascii",
-    validate_inbound_headers=False,
-    validate_outbound_headers=False,
-    normalize_inbound_headers=False,
-    normalize_outbound_headers=False,
-)
-_HEAD = [(":status", "200"), ("content-type", "application/grpc")]
-_OK = [("grpc-status", "0")]
-
-Answer = tuple[Status, str, bytes]
-"""Status, words, encoded reply."""
 
 
 class Application:
@@ -156,7 +135,8 @@ class Application:
             settings.latency = body.get("latency_ms", settings.latency * 1000) / 1000
             settings.jitter = body.get("jitter_ms", settings.jitter * 1000) / 1000
             settings.long_poll = body.get("long_poll", settings.long_poll)
-            self.core.limiter.bucket = body.get("rate_tokens", self.core.limiter.bucket)
+            if "rate_tokens" in body:
+                self.core.set_tokens(body["rate_tokens"])
             return 200, {"ok": True}
         if (method, path) == ("GET", "/stats"):
             return 200, {
@@ -164,9 +144,9 @@ class Application:
                 "statuses": {name: dict(counter) for name, counter in self.statuses.items()},
                 "open_calls": self.open_calls,
                 "most_open_calls": self.most_open_calls,
-                "tokens_held": self.core.limiter.held,
+                "tokens_held": self.core.tokens_held,
                 "live": self.core.live(),
-                "keys": sorted(self.core.durable.keys),
+                "keys": self.core.keys,
             }
         return 404, {"error": f"no {method} {path}"}
 
@@ -179,65 +159,6 @@ class Application:
             self.core.fail_running()
         else:
             self.faults.set(Fault.parse(item))
-
-
-class Connection(AbstractHandler):
-    """Serves the streams of one HTTP/2 connection, each in a task."""
-
-    def __init__(self, application: Application) -> None:
-        self._application = application
-        self._tasks: dict[Stream, asyncio.Task[None]] = {}
-
-    def accept(self, stream: Stream, headers: list[tuple[str, str]], release_stream: Callable[[], None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(stream, dict(headers), release_stream))
-        self._tasks[stream] = task
-
-    def cancel(self, stream: Stream) -> None:
-        task = self._tasks.get(stream)
-        if task is not None:
-            task.cancel()
-
-    def close(self) -> None:
-        for task in self._tasks.values():
-            task.cancel()
-
-    async def _serve(self, stream: Stream, headers: dict[str, str], release: Callable[[], None]) -> None:
-        try:
-            size = int.from_bytes((await stream.recv_data(5))[1:], "big")
-            if size > MAX_MESSAGE:
-                answer: Answer = (Status.OUT_OF_RANGE, f"message of {size} bytes is too large", b"")
-            else:
-                data = await stream.recv_data(size)
-                answer = await self._application.answer(headers[":path"].rpartition("/")[2], data)
-            await _reply(stream, *answer)
-        except H2Error:
-            pass  # the client has gone
-        finally:
-            self._tasks.pop(stream, None)
-            if stream.closable:
-                stream.reset_nowait()
-            release()
-
-
-async def _reply(stream: Stream, status: Status, detail: str, reply: bytes) -> None:
-    """Send headers, message and trailers, as one write where the message fits a frame and the window."""
-    assert stream.id is not None
-    await stream.connection.write_ready.wait()
-    h2 = stream._h2_connection
-    if status is not Status.OK:
-        trailers = [("grpc-status", str(status.value)), ("grpc-message", encode_grpc_message(detail))]
-        h2.send_headers(stream.id, _HEAD + trailers, end_stream=True)
-        stream.connection.flush()
-        return
-    h2.send_headers(stream.id, _HEAD)
-    frame = b"\0" + len(reply).to_bytes(4, "big") + reply
-    if len(frame) <= min(h2.local_flow_control_window(stream.id), h2.max_outbound_frame_size):
-        h2.send_data(stream.id, frame)
-    else:
-        stream.connection.flush()
-        await stream.send_data(frame)
-    h2.send_headers(stream.id, _OK, end_stream=True)
-    stream.connection.flush()
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -283,10 +204,6 @@ def _server_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
     return context
 
 
-def _plain_repr(frame: Frame) -> str:
-    return type(frame).__name__
-
-
 async def serve(arguments: argparse.Namespace) -> None:
     """Serve until SIGTERM or SIGINT."""
     signer = Signer(
@@ -308,18 +225,8 @@ async def serve(arguments: argparse.Namespace) -> None:
     )
     keys = tuple(int(key, 16) for key in arguments.key)
     application = Application(CoreDouble(signer, settings, arguments.state, keys))
-    # h2 makes the text of every frame that it receives, for a log that nobody reads: 16 kB of hex for a data frame.
-    Frame.__repr__ = _plain_repr  # type: ignore[method-assign]
-    window = 16 * 2**20
-    config = Configuration(http2_connection_window_size=window, http2_stream_window_size=window).__for_server__()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: H2Protocol(Connection(application), config, _H2),
-        arguments.host,
-        arguments.port,
-        ssl=_server_context(arguments),
-        backlog=1024,
-    )
+    server = await serve_grpc(application.answer, arguments.host, arguments.port, _server_context(arguments))
     control = await serve_control(arguments.host, arguments.control_port, application.control)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,13 +1,16 @@
 """What the Core double reads from requests. Decryptions are parsed by hand: only what is needed of each ciphertext."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import attrs
+from grpclib.const import Status
 
 from kmsd.core.decoding import Undecodable, decode
 from kmsd.core.pb.kms import v1 as kms
 from kmsd.sandbox.ciphertexts import HEADER_BYTES
+from kmsd.sandbox.core_double_store import Refusal
 from kmsd.wire.addresses import parse_address, to_checksum
 from kmsd.wire.eip712 import Domain
 from kmsd.wire.errors import WireError
@@ -195,3 +198,49 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Messages of ceremonies
+
+
+def parse(message_type: type[Any], data: bytes) -> Any:
+    """The message, or Malformed."""
+    try:
+        return decode(message_type, data)
+    except Undecodable as error:
+        raise Malformed(str(error)) from error
+
+
+def checked(read: Callable[[], Any]) -> Any:
+    """What `read` gives; Invalid becomes the Core's INVALID_ARGUMENT."""
+    try:
+        return read()
+    except Invalid as error:
+        raise Refusal(Status.INVALID_ARGUMENT, str(error)) from error
+
+
+def id_and_domain(request: Any) -> tuple[int, Domain]:
+    """The two that every ceremony needs. Raises Refusal."""
+    found: tuple[int, Domain] = checked(lambda: (id_of(request.request_id), domain_of(request.domain)))
+    return found
+
+
+def optional_id(message: kms.RequestId | None) -> int | None:
+    """A context or epoch id, which a Core takes for its own fault when it is malformed."""
+    if message is None:
+        return None
+    try:
+        return parse_id(message.request_id)
+    except Invalid as error:
+        raise Refusal(Status.INTERNAL, str(error)) from error
+
+
+def saved_domain(domain: Domain) -> list[str]:
+    """A domain as JSON has it in the state file."""
+    return [domain.name, domain.version, str(domain.chain_id), domain.verifying_contract.hex()]
+
+
+def loaded_domain(saved: list[str]) -> Domain:
+    """The domain that was saved."""
+    return Domain(saved[0], saved[1], int(saved[2]), bytes.fromhex(saved[3]))
