@@ -168,6 +168,8 @@ class Call:
         self._link.processor.connection.ack(self.id, ack_size)
         if self.answer is not None:
             return
+        if self._in_size == 0 and not _is_grpc(self.headers):
+            return  # somebody else's words, a proxy's page perhaps: the status will say what it means
         self._in.append(data)
         self._in_size += len(data)
         if self._in_size >= 5 and len(self._in) <= 5:
@@ -209,6 +211,8 @@ class Call:
         if self.headers is None:
             return RawAnswer(StatusCode.UNKNOWN, b"", "the reply has no headers", True)
         answer = _status(dict(self.headers))
+        if answer is None and not _is_grpc(self.headers):
+            return RawAnswer(StatusCode.UNKNOWN, b"", "the reply is not gRPC", True)
         if answer is None and self.trailers is not None:
             answer = _status(dict(self.trailers))
         if answer is None:
@@ -237,6 +241,12 @@ _HTTP_STATUS = {
     "504": StatusCode.UNAVAILABLE,
 }
 """gRPC's mapping of HTTP statuses, for proxies that answer in the Core's place; all others are UNKNOWN."""
+
+
+def _is_grpc(headers: Headers | None) -> bool:
+    return headers is not None and any(
+        name == "content-type" and value.startswith("application/grpc") for name, value in headers
+    )
 
 
 def _status(headers: dict[str, str]) -> RawAnswer | None:
