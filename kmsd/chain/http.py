@@ -5,6 +5,7 @@ where httpx takes 0.9 ms, and a hook on every new connection is the only way to 
 (guarantee EV8), the silent ones after an idle period included.
 """
 
+import os
 import ssl
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
@@ -251,10 +252,10 @@ class _Stale(Exception):
 
 
 def _reason(error: OSError) -> str:
-    """Words for a connection error without addresses that a resolver may have put in."""
+    """Words for a connection error, without the addresses that trio and resolvers put in."""
     cause = error.__cause__
-    if isinstance(cause, BaseExceptionGroup):
-        inner = cause.exceptions[0]
-        if isinstance(inner, OSError):
-            error = inner
+    if isinstance(cause, BaseExceptionGroup) and isinstance(cause.exceptions[0], OSError):
+        error = cause.exceptions[0]
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
     return error.strerror or type(error).__name__
