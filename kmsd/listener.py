@@ -16,7 +16,6 @@ connector's cursor where a return to it may begin, and raises what an operator m
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -24,6 +23,7 @@ from kmsd.chain.bloom import Interest
 from kmsd.chain.ranges import BlockRange
 from kmsd.chain.scan import LogFilter, RangeRefused, Reorganised, Unproven, block_hashes, scan
 from kmsd.config import Settings
+from kmsd.handover import Handover
 from kmsd.listening.around import Around
 from kmsd.listening.decoding import contract_of, kind_of, topics_of
 from kmsd.listening.heads import HeadFeed
@@ -36,9 +36,6 @@ from kmsd.operations.table import OPERATIONS
 from kmsd.ownership import Ownership
 from kmsd.ports import BlockRef, DependencyDown, Entropy, Node, Rewind, Store, Time
 from kmsd.wakeups import WakeUps
-
-if TYPE_CHECKING:
-    from kmsd.handover import Handover
 
 log = logging.getLogger("kmsd.listener")
 
@@ -66,7 +63,7 @@ class Listener:
         store: Store,
         ownership: Ownership,
         wakeups: WakeUps,
-        handover: "Handover",
+        handover: Handover,
         metrics: Metrics,
         health: Health,
         time: Time,

@@ -1,18 +1,15 @@
 """What the listener's parts share."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import attrs
 
 from kmsd.config import Settings
+from kmsd.handover import Handover
 from kmsd.observe.metrics import Metrics
 from kmsd.ownership import Ownership
 from kmsd.ports import Entropy, Node, Store, Time
 from kmsd.wakeups import WakeUps
-
-if TYPE_CHECKING:
-    from kmsd.handover import Handover
 
 
 @attrs.frozen
@@ -24,7 +21,7 @@ class Around:
     store: Store
     ownership: Ownership
     wakeups: WakeUps
-    handover: "Handover"
+    handover: Handover
     metrics: Metrics
     time: Time
     entropy: Entropy
