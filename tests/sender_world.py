@@ -151,6 +151,8 @@ class DoubleNode:
         self.on_call: Callable[[RpcCall], RpcError | None] = lambda call: None
         self.latency = 0.01
         self.sync_timeout: float | None = None
+        self.hide_receipts = False
+        self.ahead = 0
 
     @property
     def chain_id(self) -> int:
@@ -172,12 +174,20 @@ class DoubleNode:
                 answers.append(RpcAnswer(None, error))
                 continue
             try:
-                answers.append(RpcAnswer(self.chain.rpc(call.method, call.params)))
+                answers.append(RpcAnswer(self._result(call)))
             except RpcFailure as failure:
                 answers.append(RpcAnswer(None, RpcError(failure.code, failure.message, failure.data)))
         if self.lose_replies and any(call.method == "eth_sendRawTransaction" for call in calls):
             raise DependencyDown(f"gateway node {self.name}", "connection lost")
         return answers
+
+    def _result(self, call: RpcCall) -> Any:
+        result = self.chain.rpc(call.method, call.params)
+        if call.method == "eth_getTransactionReceipt" and self.hide_receipts:
+            return None
+        if call.method == "eth_getTransactionCount" and self.ahead:
+            return hex(int(result, 16) + self.ahead)
+        return result
 
     async def _send_sync(self, call: RpcCall) -> RpcAnswer:
         """eth_sendRawTransactionSync as in EIP-7966: the receipt, or code 4 after the node's own patience."""
@@ -236,6 +246,7 @@ class MemoryStore:
         self.journal: dict[tuple[int, int], JournalEntry] = {}
         self.down = False
         self.lose_claims = 0
+        self.lose_appends = 0
         self.lane_holder: int | None = None
         self.lanes_opened = 0
         self.budget_age = 0.0
@@ -376,6 +387,9 @@ class MemoryLane:
             assert key not in self._store.journal, f"attempt {key} is journaled already"
             self._store.journal[key] = entry
         self._store.after_append(entries)
+        if self._store.lose_appends > 0:
+            self._store.lose_appends -= 1
+            raise DependencyDown("database", "connection lost")
 
     async def settle(self, entries: Sequence[JournalEntry], outcomes: Sequence[ResponseOutcome] = ()) -> Sequence[bool]:
         await trio.sleep(0.002)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import trio
 
 from kmsd.chain.outcomes import (
-    AfterRevert,
     Next,
     Situation,
     after_revert,
@@ -70,8 +69,9 @@ class Verdicts:
             self._refused_in_a_row.append(work.key)
         self._count_error(work)
         self._metrics.inc("kms_connector_tx_sender_reverts", revert.name or "no reason")
-        if decision.next is Next.PAUSE or (decision.registration and not self._gate.is_open):
-            return self._pause(work, decision)
+        if decision.refusal is not None:
+            self._gate.close(decision.refusal, decision.words)
+            return ResponseOutcome(self._lease(work), ResponseFate.PENDING, decision.words, delay=self._gate.trial_in)
         if decision.next is Next.COMPLETE:
             self.accepted()
             log.info("%s %x: %s", work.response.kind, work.response.id, decision.words)
@@ -113,12 +113,6 @@ class Verdicts:
         self._metrics.inc("kms_connector_failures", response.kind.value, "reverted")
         log.error("response %s %x failed: %s", response.kind, response.id, words)
         return ResponseOutcome(self._lease(work), ResponseFate.FAILED, words, counted=True)
-
-    def _pause(self, work: Work, decision: AfterRevert) -> ResponseOutcome:
-        refusal = decision.refusal or self._gate.refusal
-        assert refusal is not None
-        self._gate.close(refusal, decision.words)
-        return ResponseOutcome(self._lease(work), ResponseFate.PENDING, decision.words, delay=self._gate.trial_in)
 
     def _lease(self, work: Work) -> Lease:
         return Lease(work.response.kind, work.response.id, work.response.lease)

@@ -95,12 +95,30 @@ async def test_dropped_mempool_is_noticed_and_offered_again(autojump_clock: Mock
 
 
 @pytest.mark.guarantee("TX2")
+async def test_dropped_mempool_of_a_large_window_is_offered_again_as_a_whole(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kmsd.chain.nonces.SMALLEST_WINDOW", 400)
+    world = World()
+    waiting(world, 400)
+    async with world.running(block_interval=None):
+        await world.until(lambda: len(world.chain.pending(world.wallet.address)) == 400)
+        world.chain.drop_pool()
+        await world.until(lambda: len(world.chain.pending(world.wallet.address)) == 400, timeout=12)
+
+
+@pytest.mark.guarantee("TX2")
 async def test_full_pool_halves_the_window_and_everything_lands(autojump_clock: MockClock) -> None:
     world = World()
-    world.chain.pool_slots = 50
+    world.chain.pool_slots = 100
     waiting(world, 400)
-    async with world.running():
-        await world.until(world.all_completed, timeout=300)
+    sizes = [0]
+    async with world.running() as sender:
+        while not world.all_completed():
+            await trio.sleep(0.05)
+            if sender.tenure is not None and sender.tenure.window.size != sizes[-1]:
+                sizes.append(sender.tenure.window.size)
+    assert sizes[:4] == [0, 64, 128, 64]
     world.check_votes(400)
 
 
@@ -202,6 +220,42 @@ async def test_fees_never_pass_the_cap(autojump_clock: MockClock) -> None:
     assert not world.health.alerts
 
 
+@pytest.mark.guarantee("TX5")
+async def test_chain_that_stands_still_drives_no_fees_up(autojump_clock: MockClock) -> None:
+    world = World(tx_resubmit_after=10.0)
+    waiting(world, 10)
+    async with world.running(block_interval=None):
+        await trio.sleep(200)
+    assert {entry.attempt for entry in world.store.journal.values()} <= {0, 1}
+
+
+@pytest.mark.guarantee("TX2")
+async def test_node_that_hides_a_receipt_makes_no_second_transaction(autojump_clock: MockClock) -> None:
+    world = World()
+    waiting(world, 1)
+    world.nodes[0].hide_receipts = True
+    async with world.running():
+        await world.until(world.all_completed)
+    assert len(world.store.journal) == 1
+    world.check_votes(1)
+
+
+async def test_node_that_runs_ahead_now_and_then_is_not_another_program(autojump_clock: MockClock) -> None:
+    world = World()
+    waiting(world, 1)
+    async with world.running(block_interval=None):
+        await world.until(lambda: len(world.chain.pending(world.wallet.address)) == 1)
+        for _ in range(4):
+            world.nodes[0].ahead = 1
+            await trio.sleep(3)
+            world.nodes[0].ahead = 0
+            await trio.sleep(3)
+        world.chain.mine()
+        await world.until(world.all_completed)
+    assert not world.store.of(TxState.DROPPED)
+    assert not world.health.alerts
+
+
 @pytest.mark.guarantee("TX2")
 async def test_another_program_with_the_same_wallet_is_noticed_and_survived(autojump_clock: MockClock) -> None:
     world = World()
@@ -260,14 +314,17 @@ async def test_nonce_refused_for_good_is_filled_and_its_response_waits_for_the_f
 
     def refuse(pooled: Pooled) -> RpcFailure | None:
         carries_bad = bad.to_bytes(32, "big") in pooled.signed.transaction.data
+        refused.extend([pooled.nonce] if refusing and carries_bad else [])
         return RpcFailure(-32000, "oversized data") if refusing and carries_bad else None
 
     world.chain.refuse = refuse
     row = world.store.rows[Kind.PUBLIC_DECRYPTION, bad]
+    refused: list[int] = []
     async with world.running(block_interval=None):
         await world.until(lambda: any(e.kind is None for e in world.store.journal.values()))
         await trio.sleep(1)
         assert row.status == "under_process", "it goes back only when the fill is mined"
+        assert len(refused) == 1 + len(world.nodes), "once in the batch, then once by each node"
         refusing = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(world.mine_every, 1.0)
@@ -345,6 +402,34 @@ async def test_stand_by_takes_over_and_resolves_what_was_in_flight(autojump_cloc
     world.check_votes(100)
     world.check_one_calldata_per_nonce()
     assert len(world.store.journal) == 100, "nothing was signed twice"
+
+
+@pytest.mark.guarantee("TX1")
+async def test_successor_leases_what_the_journal_shows_and_holds_it(autojump_clock: MockClock) -> None:
+    world = World()
+    waiting(world, 20)
+    async with world.running(block_interval=None):
+        await world.until(lambda: len(world.chain.pending(world.wallet.address)) == 20)
+    async with world.running(block_interval=None, ownership=FixedOwnership(2)) as sender:
+        await world.until(lambda: sum(sender.in_flight.values()) == 20)
+        assert {row.lease for row in world.store.rows.values()} == {2}
+        for row in world.store.rows.values():  # as a gc would that thinks the owner dead
+            row.status, row.lease = "pending", None
+        await trio.sleep(5)
+        world.chain.mine()
+        await world.until(world.all_completed)
+    assert len(world.store.journal) == 20, "nothing new was signed while the old may be mined"
+
+
+@pytest.mark.guarantee("TX1")
+async def test_journal_commit_whose_reply_was_lost_is_not_signed_again(autojump_clock: MockClock) -> None:
+    world = World()
+    waiting(world, 300)
+    world.store.lose_appends = 4
+    async with world.running():
+        await world.until(world.all_completed)
+    world.check_votes(300)
+    assert len(world.store.journal) == 300
 
 
 @pytest.mark.guarantee("TX1")
@@ -439,6 +524,40 @@ async def test_owner_declared_dead_drops_its_leases_and_goes_on_under_a_new_epoc
     world.check_votes(200)
     world.check_one_calldata_per_nonce()
     assert len(world.store.journal) == 200
+
+
+@pytest.mark.guarantee("QU2")
+async def test_late_success_completes_a_row_that_was_failed_meanwhile(autojump_clock: MockClock) -> None:
+    world = World()
+    waiting(world, 1)
+    (row,) = world.store.rows.values()
+    async with world.running(block_interval=None):
+        await world.until(lambda: len(world.chain.pending(world.wallet.address)) == 1)
+    row.status, row.lease = "failed", None
+    async with world.running(ownership=FixedOwnership(2)):
+        await world.until(world.all_completed)
+    world.check_votes(1)
+
+
+@pytest.mark.guarantee("TX1")
+async def test_completed_response_whose_transaction_fails_after_a_reorganisation_is_sent_again(
+    autojump_clock: MockClock,
+) -> None:
+    world = World()
+    waiting(world, 1)
+    async with world.running(block_interval=None):
+        await world.until(lambda: len(world.chain.pending(world.wallet.address)) == 1)
+        world.chain.mine()
+        await world.until(world.all_completed)
+        world.chain.reorganise(1, forget=True)
+        world.model.silent_revert.add(PUBLIC_BASE)
+        await world.until(lambda: len(world.chain.pending(world.wallet.address)) == 1)
+        world.chain.mine()
+        world.model.silent_revert.clear()
+        await world.until(lambda: len(world.chain.pending(world.wallet.address)) == 1)
+        world.chain.mine()
+        await world.until(lambda: len(world.model.votes) == 1)
+    world.check_votes(1)
 
 
 async def test_stop_intake_finishes_what_is_in_hand(autojump_clock: MockClock) -> None:

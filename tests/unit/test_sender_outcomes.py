@@ -133,6 +133,18 @@ async def test_three_strangers_in_a_row_pause_the_lane_before_the_queue_burns(au
 
 
 @pytest.mark.guarantee("TX6")
+async def test_bad_payloads_between_good_ones_pause_nothing(autojump_clock: MockClock) -> None:
+    world = World()
+    for i in range(60):
+        world.store.add(PUBLIC, PUBLIC_BASE + i, signer=STRANGER if i % 6 == 3 else SIGNER)
+    async with world.running():
+        await world.until(lambda: all(row.status in ("completed", "failed") for row in world.store.rows.values()))
+        assert not world.health.alerts
+    assert [row.status for row in world.store.rows.values()].count("failed") == 10
+    world.check_votes(50)
+
+
+@pytest.mark.guarantee("TX6")
 async def test_no_funds_pause_the_lane_until_there_are_some(autojump_clock: MockClock) -> None:
     world = World()
     world.chain.balances[world.wallet.address] = 10**12
