@@ -1,5 +1,6 @@
 """`docs/metrics.md`, made from the table of metrics and the table of health checks."""
 
+from kmsd.observe.health_checks import CHECKS, Check
 from kmsd.observe.metric_table import GROUPS, LABEL_VALUES, Metric
 
 
@@ -20,7 +21,22 @@ def metrics_markdown() -> str:
     lines += [
         f"| `{label}` | {', '.join(f'`{value}`' for value in values)} |" for label, values in LABEL_VALUES.items()
     ]
+    lines += [
+        "",
+        "## Health checks",
+        "",
+        "Each is `kms_connector_check_failing{check,severity}`, 1 while it fails; one alert rule over that gauge",
+        "covers all. While a gating check fails `/healthz` answers 503.",
+        "",
+        "| check | severity | gates | what to do |",
+        "|---|---|---|---|",
+        *map(_check_row, CHECKS),
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _check_row(check: Check) -> str:
+    return f"| `{check.name}` | {check.severity.value} | {'yes' if check.gates else ''} | {check.remedy} |"
 
 
 def _row(name: str, metric: Metric) -> str:
