@@ -6,7 +6,7 @@ from functools import partial
 
 import attrs
 
-from kmsd.blobs.download import open_blobs
+from kmsd.blobs.download import BlobsMisconfigured, open_blobs
 from kmsd.chain.node import HttpNode
 from kmsd.chain.wallet import WalletMisconfigured, open_wallet
 from kmsd.clock import SystemEntropy, SystemTime
@@ -51,7 +51,8 @@ async def open_outside(settings: Settings, metrics: Metrics, health: Health) -> 
             core = await stack.enter_async_context(
                 open_core(_shards(settings), tls=settings.kms_core_tls, window=settings.core_window)
             )
-        except (WalletMisconfigured, BadEndpoint) as error:
+            blobs = await stack.enter_async_context(open_blobs(settings))
+        except (WalletMisconfigured, BadEndpoint, BlobsMisconfigured) as error:
             raise Fatal(str(error), EXIT_CONFIGURATION) from None
         store = await stack.enter_async_context(
             open_store(
@@ -61,7 +62,6 @@ async def open_outside(settings: Settings, metrics: Metrics, health: Health) -> 
                 health=health,
             )
         )
-        blobs = await stack.enter_async_context(open_blobs(settings, metrics, health))
         yield Outside(
             gateway,
             hosts,
