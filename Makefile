@@ -5,13 +5,18 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/ready
-CACHE := $(if $(KMSD_CACHE),$(KMSD_CACHE),.cache)
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+UV := $(VENV)/bin/uv --quiet --system-certs --cache-dir $(if $(KMSD_CACHE),$(KMSD_CACHE),.cache)/uv
+LOCK = $(UV) pip compile $(ARGS) --universal --generate-hashes --python-version 3.11 \
+	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help sandbox test lint format bench fuzz guarantees protos locks example clean
+.PHONY: help venv sandbox test lint format bench fuzz guarantees protos lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+venv: $(READY) ## only installs; every other target does it when needed
 
 sandbox: $(READY) ## the whole job on this machine, kmsd included; options in ARGS="--public 2000 --keep"
 	@$(PY) -m kmsd sandbox $(ARGS)
@@ -42,16 +47,16 @@ guarantees: $(READY) ## every promise with its tests and their last result
 protos: $(READY) ## kmsd/core/pb anew from protos/
 	@$(PY) protos/generate.py
 
-locks: $(READY) ## requirements/*.lock anew from pyproject.toml: versions and hashes, no addresses
-	@for lock in "dev --all-extras" "daemon"; do set -- $$lock; \
-		$(VENV)/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 --cache-dir $(CACHE)/uv \
-			--no-emit-index-url --no-emit-find-links --no-annotate --no-header $$2 \
-			pyproject.toml -o requirements/$$1.lock || exit 1; done
+lock: $(READY) ## requirements/*.lock anew: versions and hashes, no addresses; ARGS=--upgrade for newer versions
+	@$(LOCK) pyproject.toml --all-extras -o requirements/dev.lock
+	@$(LOCK) pyproject.toml -o requirements/daemon.lock
+	@echo uv | $(LOCK) - -o requirements/bootstrap.lock
 
 clean: ## forgets .venv and .cache
 	@rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache
 
-# uv installs from the lock file ten times as fast as pip; it comes itself by version and hash.
+# uv installs in a tenth of pip's time and comes itself by version and hash. It does not read pip's configuration
+# (mirrors, proxies, certificates): where it finds no way to the registry, pip does the same from the same file.
 $(READY): requirements/bootstrap.lock requirements/dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] < (3, 14) else \
 		f"kmsd needs Python 3.11 to 3.13; $(PYTHON) is {v[0]}.{v[1]}. Choose another with PYTHON=...")'
@@ -59,8 +64,9 @@ $(READY): requirements/bootstrap.lock requirements/dev.lock pyproject.toml
 		echo "$(PYTHON) cannot make virtual environments; on Debian install python3-venv"; exit 1; }
 	@echo "installing into $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bootstrap.lock
-	@$(VENV)/bin/uv pip install -q --python $(PY) --cache-dir $(CACHE)/uv --no-build --require-hashes \
-		-r requirements/dev.lock
-	@$(VENV)/bin/uv pip install -q --python $(PY) --cache-dir $(CACHE)/uv --no-deps --no-build-isolation --editable .
+	@$(PIP) --require-hashes -r requirements/bootstrap.lock
+	@$(UV) pip install --python $(PY) --no-build --require-hashes -r requirements/dev.lock || { \
+		echo "uv could not; pip takes a few minutes ..."; \
+		$(PIP) --only-binary :all: --require-hashes -r requirements/dev.lock; }
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
