@@ -184,6 +184,14 @@ class Shard:
 class Slots(Protocol):
     """Room for decryptions in flight at one shard (`kmsd.core.window`)."""
 
+    @property
+    def limit(self) -> int:
+        """Requests that may be in flight now."""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests in flight."""
+
     def slot(self) -> AbstractAsyncContextManager[None]:
         """Hold one from before a decryption's send until its result; waits in order of arrival."""
 

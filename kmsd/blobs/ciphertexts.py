@@ -1,13 +1,12 @@
 """The ciphertexts of one request, in order, verified, within the byte budget (WK2, WK4)."""
 
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 import trio
 
 from kmsd.blobs.bucket_order import OUTAGES, BucketOrder
-from kmsd.blobs.budget import ByteBudget
+from kmsd.blobs.budget import ByteBudget, Reservation
 from kmsd.blobs.registry import BucketRegistry
 from kmsd.core.pb.kms.v1 import CiphertextFormat
 from kmsd.core.requests import Ciphertext, ciphertext_format
@@ -60,6 +59,21 @@ class _Sizes:
         self._guesses[handle[30]] = size if size >= last else last - (last - size + 7) // 8
 
 
+class Payload:
+    """Ciphertexts in memory. Use it as a context manager, and keep no reference to them beyond it."""
+
+    def __init__(self, ciphertexts: list[Ciphertext], reservation: Reservation) -> None:
+        self._ciphertexts = ciphertexts
+        self._reservation = reservation
+
+    def __enter__(self) -> Sequence[Ciphertext]:
+        return self._ciphertexts
+
+    def __exit__(self, *_: object) -> None:
+        self._ciphertexts.clear()
+        self._reservation.release()
+
+
 class Ciphertexts:
     """Fetches ciphertexts from whichever bucket has the right bytes.
 
@@ -90,12 +104,11 @@ class Ciphertexts:
         self._order = BucketOrder()
         self._sizes = _Sizes(limit)
 
-    @asynccontextmanager
-    async def fetched(self, materials: Sequence[SnsMaterial]) -> AsyncIterator[list[Ciphertext]]:
-        """The ciphertexts of `materials` in their order; their memory counts as used until the block is left.
+    async def fetch(self, materials: Sequence[SnsMaterial]) -> "Payload":
+        """The ciphertexts of `materials` in their order; their memory counts as used until the payload is let go.
 
-        Keep no reference to them beyond the block. Raises CiphertextMissing, or DependencyDown where the Gateway would
-        have to be asked for the buckets and does not answer.
+        Raises CiphertextMissing, or DependencyDown where the Gateway would have to be asked for the buckets and does
+        not answer.
         """
         ticket = self._budget.ticket()
         sizes = [self._sizes.guess(material.ct_handle) for material in materials]
@@ -106,17 +119,12 @@ class Ciphertexts:
             except _Larger as larger:
                 sizes[larger.position] = larger.size
                 reservation.release()
-                continue
             except BaseException:
                 reservation.release()
                 raise
-            break
-        try:
-            reservation.shrink(sum(len(ciphertext.body) for ciphertext in ciphertexts))
-            yield ciphertexts
-        finally:
-            ciphertexts.clear()
-            reservation.release()
+            else:
+                reservation.shrink(sum(len(ciphertext.body) for ciphertext in ciphertexts))
+                return Payload(ciphertexts, reservation)
 
     async def _fetch_all(self, materials: Sequence[SnsMaterial], sizes: Sequence[int]) -> list[Ciphertext]:
         if len(materials) == 1:

@@ -58,6 +58,7 @@ REASONS = (
     "core not ready",
     "core refused",
     "core internal",
+    "core rejected",
     "core forgot",
     "core aborted",
     "burnt",

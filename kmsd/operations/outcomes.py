@@ -21,6 +21,7 @@ from kmsd.ports import (
     Failed,
     Finished,
     Lease,
+    StatusCode,
     TryAgain,
 )
 from kmsd.wire.errors import WireError
@@ -34,7 +35,8 @@ MAX_WORDS = 500
 class Setback(Exception):
     """A flow did not get on. `reason` decides what follows, `words` are for the operator.
 
-    `outage`: something it needs was down. The other fields go into `TryAgain` as they are.
+    `outage`: something it needs was down. `status` is the Core's, where it was one that said so. The other fields go
+    into `TryAgain` as they are; `delay` in seconds, None for the pace of the reason.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Setback(Exception):
         refusal: str | None = None,
         core_shard: str | None = None,
         delay: float | None = None,
+        status: StatusCode | None = None,
     ) -> None:
         super().__init__(words)
         self.reason = reason
@@ -58,6 +61,7 @@ class Setback(Exception):
         self.refusal = refusal
         self.core_shard = core_shard
         self.delay = delay
+        self.status = status
 
 
 class LeaseLost(Exception):

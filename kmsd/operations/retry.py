@@ -26,6 +26,7 @@ class Reason(StrEnum):
     CORE_NOT_READY = "core not ready"
     CORE_REFUSED = "core refused"
     CORE_INTERNAL = "core internal"
+    CORE_REJECTED = "core rejected"
     CORE_FORGOT = "core forgot"
     CORE_ABORTED = "core aborted"
     BURNT = "burnt"
@@ -87,6 +88,7 @@ RULES: dict[Reason, Rule] = {
     Reason.CORE_NOT_READY: Rule(pace=SOON, judged=True),
     Reason.CORE_REFUSED: Rule(judged=True),
     Reason.CORE_INTERNAL: Rule(counts=True, judged=True),
+    Reason.CORE_REJECTED: Rule(fatal=True),
     Reason.CORE_FORGOT: Rule(judged=True),
     Reason.CORE_ABORTED: Rule(fatal=True),
     Reason.BURNT: Rule(pace=SLOW, judged=True),

@@ -1,0 +1,53 @@
+"""Everything that a flow works with, in one record; `worker.py` makes it once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+import trio
+
+from kmsd.blobs.ciphertexts import Ciphertexts
+from kmsd.chain.access import Access
+from kmsd.config import Settings
+from kmsd.observe.health import Health
+from kmsd.observe.metrics import Metrics
+from kmsd.operations.core_desk import CoreDesk
+from kmsd.operations.gateway import GatewayQuestions
+from kmsd.operations.keys import Keys
+from kmsd.operations.kinds import Kind
+from kmsd.operations.transitions import Transitions
+from kmsd.ports import Entropy, Store, Time
+from kmsd.wakeups import WakeUps
+from kmsd.wire.eip712 import Domain
+
+
+@attrs.frozen
+class Tools:
+    """The rooms and ports that flows use. `decryption` and `kms_generation` are the EIP-712 domains of answers."""
+
+    settings: Settings
+    store: Store
+    core: CoreDesk
+    access: Access
+    ciphertexts: Ciphertexts
+    gateway: GatewayQuestions
+    keys: Keys
+    transitions: Transitions
+    decryption: Domain
+    kms_generation: Domain
+    wakeups: WakeUps
+    metrics: Metrics
+    health: Health
+    time: Time
+    entropy: Entropy
+
+    @contextmanager
+    def stage(self, name: str, kind: Kind) -> Iterator[None]:
+        """Count and time what a request is in the middle of (`kms_connector_in_flight`, `…_stage_seconds`)."""
+        self.metrics.inc("kms_connector_in_flight", name, kind.value)
+        began = trio.current_time()
+        try:
+            yield
+        finally:
+            self.metrics.inc("kms_connector_in_flight", name, kind.value, by=-1.0)
+            self.metrics.observe("kms_connector_stage_seconds", trio.current_time() - began, name, kind.value)

@@ -1,0 +1,163 @@
+"""Claiming rows: hints wake it, polling is the floor, and it drains until the queue or the room is empty (QU3)."""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from kmsd.config import Settings
+from kmsd.observe.metrics import Metrics
+from kmsd.operations.core_desk import CoreDesk
+from kmsd.operations.kinds import Kind
+from kmsd.operations.outcomes import lease_of
+from kmsd.operations.table import CEREMONIES, DECRYPTIONS, OPERATIONS
+from kmsd.operations.transitions import Transitions
+from kmsd.ownership import Ownership
+from kmsd.ports import Claimed, DependencyDown, Entropy, Lease, Store, TryAgain
+from kmsd.wakeups import WakeUp, WakeUps
+from kmsd.working.hands import CEREMONY_ROOM, Hands
+
+log = logging.getLogger("kmsd.worker")
+
+GATHER = 0.05
+"""Seconds that a nearly full worker waits for a claim that is worth a statement."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
+"""Seconds between claims while the database is away."""
+SWEEP_INTERVAL = 15.0
+"""Seconds between looks for rows that are ours but in nobody's hand."""
+
+
+class Claims:
+    """The loops that lease rows to this daemon and put them into its hands."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        ownership: Ownership,
+        wakeups: WakeUps,
+        hands: Hands,
+        core: CoreDesk,
+        transitions: Transitions,
+        metrics: Metrics,
+        entropy: Entropy,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._ownership = ownership
+        self._wakeups = wakeups
+        self._hands = hands
+        self._core = core
+        self._transitions = transitions
+        self._metrics = metrics
+        self._entropy = entropy
+
+    async def run(self) -> None:
+        """Claim until `Hands.stop`, then only keep watch."""
+        settings = self._settings
+        async with trio.open_nursery() as nursery:
+            for kind in DECRYPTIONS:
+                nursery.start_soon(
+                    self._claim_for_ever,
+                    (kind,),
+                    self._wakeups.requests[kind],
+                    settings.db_fast_event_polling,
+                    settings.events_batch_size,
+                    lambda epoch, limit, kind=kind: self._store.claim(kind, epoch, limit),
+                )
+            any_ceremony = WakeUp()
+            for kind in CEREMONIES:
+                nursery.start_soon(_forward, self._wakeups.requests[kind], any_ceremony)
+            nursery.start_soon(
+                self._claim_for_ever,
+                CEREMONIES,
+                any_ceremony,
+                settings.db_long_event_polling,
+                CEREMONY_ROOM,
+                lambda epoch, limit: self._store.claim_ceremonies(epoch, self._core.route, limit),
+            )
+            nursery.start_soon(self._sweep)
+
+    async def _claim_for_ever(
+        self,
+        kinds: Sequence[Kind],
+        wake_up: WakeUp,
+        floor: float,
+        batch: int,
+        claim: Callable[[int, int], Awaitable[Sequence[Claimed]]],
+    ) -> None:
+        pause = FIRST_PAUSE
+        room = self._hands.rooms[kinds[0]]
+        while self._hands.taking:
+            epoch = await self._ownership.epoch()
+            limit = min(batch, await self._free(kinds[0], batch))
+            if not self._hands.taking:
+                break
+            room.reserved += limit
+            try:
+                rows = await claim(epoch, limit)
+            except DependencyDown as down:
+                for kind in kinds:
+                    self._metrics.inc("kms_connector_worker_event_received_errors", OPERATIONS[kind].label)
+                log.warning("claims wait for the database: %s", down)
+                await trio.sleep(pause * (0.5 + 0.5 * self._entropy.random()))
+                pause = min(LONGEST_PAUSE, 2.0 * pause)
+                continue
+            finally:
+                room.give_back(reserved=limit)
+            pause = FIRST_PAUSE
+            for row in rows:
+                self._metrics.inc("kms_connector_worker_event_received_counter", OPERATIONS[row.kind].label)
+            self._hands.take(rows)
+            for kind in kinds:
+                self._hands.backlog[kind] = len(rows) >= limit
+            if len(rows) < limit:
+                await wake_up.wait(min(floor, self._hands.next_due(kinds)))
+
+    async def _free(self, kind: Kind, batch: int) -> int:
+        """Free places, at least one. With few of them it waits a moment for more: a claim costs a statement."""
+        room = self._hands.rooms[kind]
+        while room.free < 1:
+            self._hands.backlog[kind] = True
+            await room.changed.wait()
+        worth = min(batch, room.limit // 2)
+        with trio.move_on_after(GATHER):
+            while room.free < worth:
+                await room.changed.wait()
+        return max(1, room.free)
+
+    async def _sweep(self) -> None:
+        """Give back rows that are leased to us but in nobody's hand: the reply to their claim was lost.
+
+        A row must be seen so twice, since a claim or a hand-over may be on its way into our hands.
+        """
+        suspects: set[tuple[Kind, int, int]] = set()
+        while True:
+            await trio.sleep(SWEEP_INTERVAL)
+            epoch = await self._ownership.epoch()
+            seen: set[tuple[Kind, int, int]] = set()
+            try:
+                for kind in OPERATIONS:
+                    leased = await self._store.leased(kind, epoch)
+                    seen |= {(kind, one, epoch) for one in leased if not self._hands.holds(kind, one)}
+            except DependencyDown:
+                continue
+            for kind, row_id, owner in sorted(seen & suspects):
+                log.warning("found a lease without a task", extra={"kind": kind.value, "id": row_id})
+                await self._transitions.conclude(
+                    TryAgain(Lease(kind, row_id, owner), 0.0, "the reply to its claim was lost")
+                )
+                self._wakeups.ring(kind, is_response=False)
+            suspects = seen - suspects
+
+
+async def give_back(rows: Sequence[Claimed], transitions: Transitions) -> None:
+    """Return rows that a cancelled run of the worker held."""
+    for row in rows:
+        await transitions.conclude(TryAgain(lease_of(row), 0.0, "the worker was restarted"))
+
+
+async def _forward(source: WakeUp, target: WakeUp) -> None:
+    while True:
+        await source.wait()
+        target.ring()
