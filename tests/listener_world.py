@@ -226,7 +226,7 @@ class ChainNode:
         if call.method == "eth_getBlockByNumber":
             tag = call.params[0]
             number = visible[-1].number if tag == "latest" else int(tag, 16)
-            return RpcAnswer(_block_json(visible[number]) if number < len(visible) else None)
+            return RpcAnswer(block_json(visible[number]) if number < len(visible) else None)
         if call.method == "eth_getLogs":
             return self._logs(call.params[0], visible[: len(visible) - self.lying_lag])
         return RpcAnswer(None, RpcError(-32601, "the method does not exist"))
@@ -247,7 +247,8 @@ class ChainNode:
         return RpcAnswer(logs + self.adds)
 
 
-def _block_json(block: Block) -> dict[str, Any]:
+def block_json(block: Block) -> dict[str, Any]:
+    """A block as `eth_getBlockByNumber` gives it."""
     return {
         "number": hex(block.number),
         "hash": "0x" + block.hash.hex(),

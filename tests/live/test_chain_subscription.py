@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 from faulty_node import FaultySocket
-from listener_world import CHAIN_ID, Chain, _block_json
+from listener_world import CHAIN_ID, Chain, block_json
 
 from kmsd.chain import subscription
 from kmsd.chain.node import HttpNode
@@ -35,7 +35,7 @@ async def test_heads_until_the_connection_ends(socket: FaultySocket) -> None:
             seen = []
             for _ in range(3):
                 block = chain.mine()
-                await socket.push(_block_json(block))
+                await socket.push(block_json(block))
                 seen.append(await pushed.__anext__())
                 assert seen[-1] == (block.number, block.hash, block.parent, block.bloom)
             await socket.cut()
@@ -115,7 +115,7 @@ async def test_messages_larger_than_a_mebibyte(socket: FaultySocket) -> None:
     assert heads is not None
     with trio.fail_after(10):
         async with heads as pushed:
-            await socket.push({**_block_json(chain.mine()), "withdrawals": ["x" * 1000] * 2000})
+            await socket.push({**block_json(chain.mine()), "withdrawals": ["x" * 1000] * 2000})
             assert (await pushed.__anext__()).number == 2
 
 

@@ -10,9 +10,11 @@ from contract_asking import Gateway
 from faulty_node import FaultyNode
 from listener_world import MemoryStore, World
 
+from kmsd.chain.bloom import Interest
 from kmsd.chain.node import HttpNode
 from kmsd.clock import SystemTime
 from kmsd.config import Contract, GatewayNode, Settings
+from kmsd.listening.decoding import topics_of
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
 from kmsd.operations.kinds import Kind, Stream
@@ -127,6 +129,24 @@ async def test_every_event_of_the_contracts(chains: Chains, pushes: bool) -> Non
         assert row.arrival.content_hash == events.content_hash(row.arrival.event)
     if pushes:
         assert w.metrics.value("kms_connector_node_heads_pushed", "main") > 10
+
+
+async def test_filters_of_real_blocks_name_our_logs(chains: Chains) -> None:
+    asking = Gateway(chains.gateway, chains.host, chains.deployment)
+    await _in_thread(asking.prepare)
+    d = chains.deployment
+    await _in_thread(lambda: asking.ask(requests.public_request(d, asking.handles)))
+    with_request = chains.gateway.block_number()
+    await _in_thread(lambda: asking.own(requests.prss_init(d)))
+    with_ceremony = chains.gateway.block_number()
+    for stream, contract, ours, theirs in (
+        (Stream.DECRYPTION, d.decryption, with_request, with_ceremony),
+        (Stream.KEY_MANAGEMENT, d.kms_generation, with_ceremony, with_request),
+    ):
+        interest = Interest(contract, topics_of(stream))
+        for number, expected in ((ours, True), (theirs, False)):
+            bloom = chains.gateway.call("eth_getBlockByNumber", hex(number), False)["logsBloom"]
+            assert interest.may_be_in(bytes.fromhex(bloom[2:])) is expected
 
 
 @pytest.mark.guarantee("EV5")
