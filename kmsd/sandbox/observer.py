@@ -1,7 +1,7 @@
 """Watches the Gateway chain from outside: what was asked, what this party answered, what the committee agreed on.
 
 It reads blocks as they come and remembers when it first saw what, so latencies are those that a user of the chain
-sees. Blocking; `look` is called by one thread.
+sees. Blocking; `look` is called by one thread, with connections of its own.
 """
 
 import time
@@ -10,11 +10,10 @@ from typing import Any
 import attrs
 
 from kmsd.operations.kinds import Kind
-from kmsd.sandbox.anvil import Anvil
 from kmsd.sandbox.contracts import Deployment, Party
 from kmsd.sandbox.handles import clear_value
 from kmsd.sandbox.logs import get_logs
-from kmsd.sandbox.rpc import RpcError
+from kmsd.sandbox.rpc import RpcClient, RpcError
 from kmsd.wire import shares
 from kmsd.wire.contract import declared
 from kmsd.wire.errors import WireError
@@ -56,8 +55,8 @@ class Observer:
     mistake that the contracts do not allow.
     """
 
-    gateway: Anvil
-    host: Anvil
+    gateway: RpcClient
+    host: RpcClient
     deployment: Deployment
     party: Party
     next_block: int = 0
@@ -69,17 +68,27 @@ class Observer:
 
     def look(self) -> bool:
         """Reads the new blocks; False when there were none."""
-        head = self.gateway.block_number()
+        head = int(self.gateway.call("eth_blockNumber"), 16)
         if head < self.next_block:
             return False
         last = min(head, self.next_block + BLOCKS_PER_LOOK - 1)
         addresses = (self.deployment.decryption, self.deployment.kms_generation)
-        logs = get_logs(self.gateway.rpc, addresses, self.next_block, last, list(events.BY_TOPIC))
+        logs = get_logs(self.gateway, addresses, self.next_block, last, list(events.BY_TOPIC))
         now = time.monotonic()
         for log in logs:
             self._take(events.decode(log), now)
         self.next_block = last + 1
         return True
+
+    def accepted(self, kind: Kind) -> int:
+        """Requests with an accepted answer of this party."""
+        return sum(one in self.requests[kind] for one in self.answers[kind])
+
+    def agreed_without_us(self, kind: Kind) -> int:
+        """Public decryptions that the others have agreed on, without an answer of this party; of other kinds none."""
+        if kind is not Kind.PUBLIC_DECRYPTION:
+            return 0
+        return sum(one not in self.answers[kind] for one in self.consensus)
 
     def latencies(self, kind: Kind) -> list[float]:
         """Seconds from a request's block to the block with this party's answer, for those that have one."""
@@ -101,7 +110,7 @@ class Observer:
         for start in range(0, len(agreed), 100):
             part = agreed[start : start + 100]
             calls = [("eth_call", [self._verification(asked[one].record, result), "latest"]) for one, result in part]
-            for (one, result), answer in zip(part, self.host.rpc.batch(calls), strict=True):
+            for (one, result), answer in zip(part, self.host.batch(calls), strict=True):
                 if isinstance(answer, RpcError):
                     refused[one] = str(answer)
                 elif not int(answer, 16):

@@ -30,6 +30,7 @@ os.execv(sys.argv[4], sys.argv[4:])
 """Runs between fork and exec, as a program of its own: PR_SET_PDEATHSIG (1) is lost by a change of user, and a preexec
 function could deadlock a parent with threads."""
 _POLL_SECONDS = 0.01
+_PAUSE_DEADLINE = 5.0
 
 
 class ChildProcess:
@@ -105,8 +106,13 @@ class ChildProcess:
             self._process.send_signal(number)
 
     def pause(self) -> None:
-        """SIGSTOP: it stands still, its sockets stay open."""
+        """SIGSTOP: it stands still, its sockets stay open. Returns when all its threads stand."""
         self.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + _PAUSE_DEADLINE
+        while self.alive() and time.monotonic() < deadline:
+            if os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT):
+                return
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """SIGCONT."""
