@@ -160,4 +160,4 @@ class Worker:
 
 def _facts(row: Claimed) -> dict[str, object]:
     """Which operation a line of the log is about."""
-    return {"kind": row.kind.value, "id": ids.short(row.id), "attempt": row.attempts + 1}
+    return {"kind": row.kind.value, "id": ids.short(row.id), "attempt": row.attempts}

@@ -18,7 +18,7 @@ from kmsd.core.status import Phase, Verdict, refusal
 from kmsd.failpoints import failpoint
 from kmsd.operations.core_desk import words_of
 from kmsd.operations.kinds import Kind
-from kmsd.operations.outcomes import LeaseLost, Outcome, Setback, lease_of
+from kmsd.operations.outcomes import LeaseLost, Outcome, Setback, lease_of, tries_before
 from kmsd.operations.polling import POLL_ERRORS, alert_key, clear_alert, result_of, send, was_fresh
 from kmsd.operations.retry import SLOW, Reason
 from kmsd.operations.table import OPERATIONS, Family
@@ -166,7 +166,7 @@ def _alert(row: Claimed, tools: Tools, words: str) -> None:
 def _slowly(row: Claimed, tools: Tools, words: str) -> Setback:
     """A ceremony that cannot go on by itself: alert, look again now and then."""
     _alert(row, tools, words)
-    return Setback(Reason.PREPARATION, words, delay=SLOW.delay(row.attempts, tools.entropy.random()))
+    return Setback(Reason.PREPARATION, words, delay=SLOW.delay(tries_before(row), tools.entropy.random()))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

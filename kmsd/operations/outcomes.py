@@ -114,7 +114,7 @@ class Conclusion:
 def conclude(row: Claimed, setback: Setback, limits: Limits, chance: float) -> Conclusion:
     """What becomes of `row` after `setback`; `chance` in [0, 1) spreads the pause."""
     lease = lease_of(row)
-    progress = Progress(tries=row.attempts, counted=row.error_counter, budget_age=row.budget_age)
+    progress = Progress(tries_before(row), row.error_counter, row.budget_age)
     verdict = judge(
         OPERATIONS[row.kind].family,
         setback.reason,
@@ -146,6 +146,11 @@ def _last_words(reason: Reason, words: str, limits: Limits) -> str:
     if reason is Reason.TIME_BUDGET:
         return f"given up after {limits.time_budget:.0f} s (decryption_time_budget), the last: {words}"
     return words
+
+
+def tries_before(row: Claimed) -> int:
+    """Earlier tries at the row: a claim counts the one that it begins."""
+    return max(0, row.attempts - 1)
 
 
 def lease_of(row: Claimed) -> Lease:

@@ -11,7 +11,7 @@ from kmsd.core import requests
 from kmsd.core.status import Phase, Verdict, is_burnt, verdict
 from kmsd.observe.health import Health
 from kmsd.operations.core_desk import words_of
-from kmsd.operations.outcomes import Setback
+from kmsd.operations.outcomes import Setback, tries_before
 from kmsd.operations.retry import SLOW, SOON, Reason
 from kmsd.operations.table import OPERATIONS, Family
 from kmsd.operations.tools import Tools
@@ -117,7 +117,7 @@ def burnt(row: Claimed, shard: Shard, tools: Tools, stored_refusal: str | None) 
     )
     tools.metrics.inc("kms_connector_burnt_ids", operation.label)
     tools.health.alert(alert_key(row), f"{alert_key(row)}: {words}")
-    return Setback(Reason.BURNT, words, mark_sent=True, delay=SLOW.delay(row.attempts, tools.entropy.random()))
+    return Setback(Reason.BURNT, words, mark_sent=True, delay=SLOW.delay(tries_before(row), tools.entropy.random()))
 
 
 def alert_key(row: Claimed) -> str:
