@@ -7,7 +7,7 @@ from typing import NamedTuple
 import trio
 
 from kmsd.chain.ranges import Span, next_range
-from kmsd.chain.scan import LogFilter, RangeRefused, Reorganised, Unproven, scan
+from kmsd.chain.scan import LogFilter, RangeRefused, Reorganised, Scanned, Unproven, scan
 from kmsd.listening.around import Around
 from kmsd.listening.decoding import contract_of, topics_of
 from kmsd.listening.heads import FIRST_PAUSE, HeadFeed, pause_after
@@ -37,6 +37,13 @@ class _Position(NamedTuple):
     last_read: int
 
 
+class _Ahead(NamedTuple):
+    """A range that was read while the one before it was being stored; good only if the cursor is `cursor` then."""
+
+    cursor: BlockRef
+    found: Scanned | Reorganised
+
+
 class StreamReader:
     """Reads one stream of one node.
 
@@ -51,6 +58,7 @@ class StreamReader:
         self._recorder = Recorder(around, node.name, stream, witnesses)
         self._span = Span.of(around.settings.get_logs_batch_size)
         self._position: _Position | None = None
+        self._ahead: _Ahead | None = None
         self._beginning: int | None = None
         self._scanned_at = -math.inf
         self.node = node
@@ -101,8 +109,29 @@ class StreamReader:
 
         Raises DependencyDown, Unproven, RangeRefused; then nothing has moved, or the cursor will say so.
         """
-        settings = self._around.settings
         position = await self._where(head)
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.cursor == position.stored:
+            found: Scanned | Reorganised | None = ahead.found
+        else:
+            found = await self._scan(position, head)
+        if found is None:
+            self._show(position.last_read, head)
+            return False
+        # Until the store has answered, only the store knows where the cursor is.
+        self._position = None
+        if isinstance(found, Reorganised):
+            await self._go_back(position, found)
+            return True
+        self._span = self._span.after(found.end.number - position.last_read, len(found.logs))
+        if await self._record(position, found, head):
+            self._position = _Position(found.end.ref, found.end.number)
+            self._show(found.end.number, head, timestamp=found.end.timestamp)
+        return True
+
+    async def _scan(self, position: _Position, head: int) -> Scanned | Reorganised | None:
+        """Read the range after `position` from the node; None when there is none below `head`."""
+        settings = self._around.settings
         blocks = next_range(
             position.last_read,
             head,
@@ -111,23 +140,37 @@ class StreamReader:
             overlap=settings.rescan_overlap if position.stored is not None else 0,
         )
         if blocks is None:
-            self._show(position.last_read, head)
-            return False
+            return None
         self._scanned_at = started = trio.current_time()
         found = await scan(self.node, position.stored, blocks, self._filter, deadline=settings.rpc_timeout)
-        # Until the store has answered, only the store knows where the cursor is.
-        self._position = None
-        if isinstance(found, Reorganised):
-            await self._go_back(position, found)
-            return True
-        self._around.metrics.observe(
-            "kms_connector_listener_scan_seconds", trio.current_time() - started, self.node.name
-        )
-        if await self._recorder.record(position.stored, found):
-            self._position = _Position(found.end.ref, found.end.number)
-            self._span = self._span.after(found.end.number - position.last_read, len(found.logs))
-            self._show(found.end.number, head, timestamp=found.end.timestamp)
-        return True
+        seconds = trio.current_time() - started
+        self._around.metrics.observe("kms_connector_listener_scan_seconds", seconds, self.node.name)
+        return found
+
+    async def _record(self, position: _Position, found: Scanned, head: int) -> bool:
+        """Store the range; while the store works, read the one after it if there is a backlog."""
+        fault: DependencyDown | None = None
+        committed = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read_ahead, found, head)
+            try:
+                committed = await self._recorder.record(position.stored, found)
+            except DependencyDown as down:
+                fault = down
+                nursery.cancel_scope.cancel()
+        if fault is not None:
+            raise fault
+        return committed
+
+    async def _read_ahead(self, found: Scanned, head: int) -> None:
+        """Read the range after `found`, to be used only if that is what the cursor says then."""
+        cursor = found.end.ref
+        try:
+            after = await self._scan(_Position(cursor, cursor.number), head)
+        except (DependencyDown, Unproven, RangeRefused) as fault:
+            log.debug("reading ahead on node %s: %s", self.node.name, fault)
+            return
+        self._ahead = None if after is None else _Ahead(cursor, after)
 
     def start_at(self, block_number: int) -> None:
         """Begin at this block, should there be no cursor (a replay)."""
