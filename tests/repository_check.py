@@ -21,8 +21,14 @@ _HOSTS = (
     "deb.debian" + ".org",
     "proxy.golang" + ".org",
 )
-_PATHS = ("/work/" + "main", "/work/" + "shared", "/work/" + ".library", "/opt/" + "wheels", "/root/" + ".")
-_FORBIDDEN = re.compile("|".join(re.escape(text) for text in (*_HOSTS, *_PATHS)))
+_PATHS = (
+    r"(?<![\w./-])/wor" + "k/",
+    "/root/" + "[.]",
+    "/opt/wh" + "eels",
+    "/tmp/bri" + "ef",
+    "/tmp/uv" + "env",
+)
+_FORBIDDEN = re.compile("|".join((*map(re.escape, _HOSTS), *_PATHS)))
 _RESOLVED = re.compile(r'"resolved"\s*:|--(?:extra-)?index-url|--find-links\s+\S*[:/]')
 
 
