@@ -174,7 +174,7 @@ class Preparer:
         unknown = []
         for work in works:
             response = work.response
-            suspect = work.suspect or not self._gate.is_open or response.attempts > 1 or response.error_counter > 0
+            suspect = work.suspect or not self._gate.is_open or response.error_counter > 0
             limit = self._gas.limit(response.kind, len(work.calldata), now, work.gas_floor)
             if limit is None or suspect:
                 unknown.append(work)
@@ -214,7 +214,7 @@ class Preparer:
         words = f"the node cannot estimate it: {answer.error.message[:200]} (code {answer.error.code})"
         if send_verdict(answer.error) is SendVerdict.NO_FUNDS:
             self._gate.close(Refusal.NO_FUNDS, f"the wallet cannot pay for a response: {answer.error.message[:200]}", 1)
-        return self._verdicts.again(work, words, reason="gateway", counted=False)
+        return self._verdicts.again(work, words, reason="gateway")
 
     async def _fees(self) -> Fees | None:
         """Fees for new transactions; None while the cap forbids any."""

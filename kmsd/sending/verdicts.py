@@ -80,19 +80,19 @@ class Verdicts:
             return self._fail(work, decision.words)
         return self.again(work, decision.words)
 
-    def again(self, work: Work, words: str, *, reason: str = "reverted", counted: bool = True) -> ResponseOutcome:
+    def again(self, work: Work, words: str, *, reason: str = "reverted") -> ResponseOutcome:
         """Back to the queue with back-off, or failed when the budget is spent. `reason` is one of REASONS."""
         response = work.response
         fate = retry_fate(response.kind, response.budget_age, self._settings.decryption_time_budget)
-        delay = retry_delay(response.attempts, self._entropy.random())
+        delay = retry_delay(response.error_counter + 1, self._entropy.random())
         if fate is ResponseFate.FAILED:
             words = f"time budget spent; {words}"
             self._metrics.inc("kms_connector_failures", response.kind.value, "time budget")
             log.error("response %s %x failed: %s", response.kind, response.id, words)
-            return ResponseOutcome(self._lease(work), fate, words, counted=counted)
+            return ResponseOutcome(self._lease(work), fate, words, counted=True)
         self._metrics.inc("kms_connector_retries", response.kind.value, reason)
         log.warning("response %s %x is tried again in %.0f s: %s", response.kind, response.id, delay, words)
-        return ResponseOutcome(self._lease(work), fate, words, delay=delay, counted=counted)
+        return ResponseOutcome(self._lease(work), fate, words, delay=delay, counted=True)
 
     def failed(self, work: Work, words: str) -> ResponseOutcome:
         """Refused for good by ourselves: no transaction can carry it."""
