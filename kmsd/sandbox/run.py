@@ -2,6 +2,7 @@
 the chain, and says how it went.
 """
 
+import json
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from rich.live import Live
 
 from kmsd.operations.kinds import Kind
 from kmsd.sandbox.observer import Observer
+from kmsd.sandbox.process import ChildProcess
 from kmsd.sandbox.progress import Progress
 from kmsd.sandbox.requester import Requester
 from kmsd.sandbox.rpc import RpcClient
@@ -27,6 +29,9 @@ LOOK_SECONDS = 0.05
 REFRESH_SECONDS = 0.5
 LINE_SECONDS = 5.0
 """Between lines of progress where there is no terminal."""
+
+PLAIN_WIDTH = 120
+"""Columns where there is no terminal."""
 
 
 @attrs.frozen
@@ -51,6 +56,8 @@ class Failed(Exception):
 def run(options: Options) -> int:
     """Runs the sandbox; 0 when every request was accepted. With `json` everything else goes to stderr."""
     console = Console(stderr=options.json, highlight=False)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         plan = Plan(core_latency_ms=options.core_latency)
@@ -146,7 +153,9 @@ class Session:
             if self._faults:
                 raise Failed(f"the sandbox itself failed: {self._faults[0]!r}")
             if not self._world.daemon.alive():
-                raise Failed(f"kmsd ended with status {self._world.daemon.returncode}: {self._world.daemon.log_tail()}")
+                raise Failed(
+                    f"kmsd ended with status {self._world.daemon.returncode}: {last_words(self._world.daemon)}"
+                )
             state = sum(sum(attrs.astuple(count)) for count in self._progress.counts.values())
             if state != before:
                 moved, before = time.monotonic(), state
@@ -194,7 +203,7 @@ class Session:
 
     def _stop_daemon(self, problems: list[str]) -> None:
         if self._world.daemon.alive() and (status := self._world.stop_daemon()) != 0:
-            problems.append(f"kmsd ended with status {status} after SIGTERM: {self._world.daemon.log_tail()}")
+            problems.append(f"kmsd ended with status {status} after SIGTERM: {last_words(self._world.daemon)}")
             self._console.print(problems[-1], style="red", markup=False)
 
     def _keep(self) -> None:
@@ -245,6 +254,17 @@ class Session:
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, soft_wrap=True)
+
+
+def last_words(daemon: ChildProcess) -> str:
+    """The message of kmsd's last log line, with the last line of its exception, if it has one."""
+    lines = daemon.stderr_path.read_text(errors="replace").strip().splitlines()
+    try:
+        said = json.loads(lines[-1])
+        exception = [line.strip(" |+-") for line in said.get("exception", "").splitlines()]
+        return ": ".join([said["message"], *[line for line in exception if line][-1:]])
+    except (IndexError, ValueError, KeyError):
+        return daemon.log_tail()
 
 
 def _interrupt(number: int, frame: Any) -> None:
