@@ -171,7 +171,7 @@ class Once:
                 log.warning("the replay waits: %s", down)
                 await trio.sleep(1.0)
                 continue
-            hands = [sibling for sibling in (self._around.worker, self._around.sender) if sibling is not None]
+            hands: list[Worker | Sender] = [s for s in (self._around.worker, self._around.sender) if s is not None]
             busy = sum(sum(sibling.in_flight.values()) for sibling in hands)
             if not waiting and not busy:
                 return

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 
 import attrs
 
@@ -16,7 +15,6 @@ from kmsd.core.endpoints import BadEndpoint
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
 from kmsd.ports import Blobs, Core, Entropy, Node, Shard, Store, Time, Wallet
-from kmsd.store.migrations import migrate
 from kmsd.store.postgres import open_store
 from kmsd.supervise import Fatal
 
@@ -60,6 +58,7 @@ async def open_outside(settings: Settings, metrics: Metrics, health: Health) -> 
                 instance_name=settings.instance_name,
                 pool_size=settings.database_pool_size,
                 health=health,
+                metrics=metrics,
             )
         )
         yield Outside(
@@ -71,7 +70,7 @@ async def open_outside(settings: Settings, metrics: Metrics, health: Health) -> 
             wallet,
             SystemTime(),
             SystemEntropy(),
-            partial(migrate, settings.database_url),
+            store.migrate,
         )
 
 

@@ -54,6 +54,11 @@ class Sender:
         """Responses in hand by kind: to be signed, or in transactions that are not mined yet."""
         return self._works.by_kind()
 
+    @property
+    def progressing(self) -> int:
+        """Transactions that are signed and not mined yet: progress, however long the chain takes."""
+        return len(self.tenure.state.flights) if self.tenure is not None else 0
+
     def stop_intake(self) -> None:
         """Claim no more; what is in hand is sent and confirmed."""
         self._intake.stop()

@@ -9,6 +9,7 @@ import trio
 from kmsd.config import Settings
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
+from kmsd.operations.kinds import Kind
 from kmsd.operations.table import DECRYPTIONS, OPERATIONS
 from kmsd.ports import Backlog, DependencyDown, Store
 
@@ -22,7 +23,7 @@ class Busy(Protocol):
     """A sibling that works on rows: tasks in hand by what they are."""
 
     @property
-    def in_flight(self) -> Mapping[str, int]: ...
+    def in_flight(self) -> Mapping[Kind, int]: ...
 
 
 class Gauges:
@@ -84,4 +85,4 @@ class Gauges:
         """Tasks in hand, at the moment when metrics are read."""
         for name, sibling in self._siblings.items():
             for what, tasks in sibling.in_flight.items():
-                self._metrics.set("kms_connector_sibling_in_flight", float(tasks), name, str(what))
+                self._metrics.set("kms_connector_sibling_in_flight", float(tasks), name, what.value)

@@ -25,6 +25,8 @@ FIRST_NEWER = 20_260_226
 """Date of the first migration of the Rust connector after v0.11 (reference-connector.md 2.9)."""
 LOCK_PATIENCE = 60.0
 """Seconds to wait for another process that migrates."""
+STATEMENT_TIMEOUT = 15.0
+"""Seconds for looking."""
 DEADLINE = 1_800.0
 """Seconds for one migration; indexes of large tables take a while."""
 
@@ -42,23 +44,25 @@ class Status:
     adopted: bool
 
 
-async def status(database: Database) -> Status:
+async def status(database_url: str) -> Status:
     """Look without changing anything. Raises DependencyDown, DatabaseRefused."""
+    database = _database(database_url)
     async with database.dedicated() as session:
         with database.faults(), trio.fail_after(database.statement_timeout):
             return await _status(session)
 
 
-async def migrate(database: Database) -> None:
-    """Apply what is missing, each migration in a transaction of its own. Raises DependencyDown, DatabaseRefused.
+async def migrate(database_url: str) -> Sequence[Migration]:
+    """Apply what is missing, each migration in a transaction of its own; what was applied.
 
-    A process that finds another one migrating waits for it.
+    A process that finds another one migrating waits for it. Raises DependencyDown, DatabaseRefused.
     """
+    database = _database(database_url)
     async with database.dedicated() as session:
         with database.faults():
             with trio.fail_after(database.statement_timeout):
                 if not (await _status(session)).pending:
-                    return
+                    return ()
             await _lock(session)
             with trio.fail_after(database.statement_timeout):
                 await session.fetch(query("relax_timeouts"))
@@ -66,6 +70,11 @@ async def migrate(database: Database) -> None:
             for migration in found.pending:
                 with trio.fail_after(DEADLINE):
                     await _apply(session, migration, adopted=found.adopted and migration.version == REFERENCE_VERSION)
+    return found.pending
+
+
+def _database(url: str) -> Database:
+    return Database(url, application="kmsd migrate", pool_size=1, statement_timeout=STATEMENT_TIMEOUT)
 
 
 async def _lock(session: Session) -> None:

@@ -15,7 +15,6 @@ from kmsd.store.counts import Counts
 from kmsd.store.ingest import Ingest
 from kmsd.store.keys import Keys
 from kmsd.store.lanes import Lanes
-from kmsd.store.migrations import migrate
 from kmsd.store.notifications import Notifications
 from kmsd.store.operator import Operator
 from kmsd.store.owners import Owners
@@ -30,10 +29,6 @@ class PostgresStore(
     Owners, Ingest, Queue, Ceremonies, Responses, Lanes, Keys, Counts, Retention, Notifications, Operator
 ):
     """`kmsd.ports.Store` on Postgres, with the operator's verbs besides."""
-
-    async def migrate(self) -> None:
-        """Bring the schema up to date (PR7). Raises DependencyDown, DatabaseRefused."""
-        await migrate(self._database)
 
 
 @asynccontextmanager

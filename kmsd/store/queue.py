@@ -74,12 +74,17 @@ class Queue(Part):
                 bad.append((row["id"], f"the row cannot be decoded: {error}"))
         return claimed, bad
 
+    async def leased(self, kind: Kind, owner: int) -> Sequence[int]:
+        """Ids of the requests of `kind` under process that `owner` holds."""
+        rows = await self._database.single("leased", request_query("leased", kind), owner)
+        return [from_db(row["id"]) for row in rows]
+
     async def sent(self, items: Sequence[Sent]) -> Sequence[bool]:
         """The Core took these requests; a ceremony's slot is free."""
         return await self._transition(
             "sent",
             items,
-            lambda part: ([item.core_shard for item in part],),
+            lambda part: ([item.core_shard for item in part], [item.fresh for item in part]),
             taken=lambda item: True,
             ended=False,
         )

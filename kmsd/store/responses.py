@@ -69,6 +69,11 @@ class Responses(Part):
             await self._database.run("quarantine_rows", lambda session: _quarantine(session, kind, owner, bad))
         return claimed
 
+    async def leased_responses(self, kind: Kind, owner: int) -> Sequence[int]:
+        """Ids of the responses of `kind` under process that `owner` holds."""
+        rows = await self._database.single("leased_responses", response_query("leased_responses", kind), owner)
+        return [from_db(row["id"]) for row in rows]
+
     async def load_responses(self, keys: Sequence[Key]) -> Sequence[ClaimedResponse]:
         """Responses by key whatever their state; missing ones, and ones that cannot be decoded, are left out."""
         found: dict[Key, ClaimedResponse] = {}

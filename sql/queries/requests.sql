@@ -40,8 +40,11 @@ INSERT INTO kmsd_quarantine (source, reason, kind, id, row_content)
 SELECT 'row', $3, $4, $1, content FROM bad
 
 -- name: sent
-UPDATE {{table}} r SET already_sent = true, core_shard = i.core_shard
-FROM unnest($1::bytea[], $2::bigint[], $3::text[]) WITH ORDINALITY AS i (id, owner, core_shard, ord)
+-- A send that the Core took freshly shows that an earlier refusal burnt nothing ($4).
+UPDATE {{table}} r SET
+    already_sent = true, core_shard = i.core_shard, refusal = CASE WHEN i.fresh THEN NULL ELSE r.refusal END
+FROM unnest($1::bytea[], $2::bigint[], $3::text[], $4::boolean[])
+    WITH ORDINALITY AS i (id, owner, core_shard, fresh, ord)
 WHERE r.{{id}} = i.id AND r.status = 'under_process' AND r.lease_owner = i.owner
 RETURNING i.ord
 
@@ -153,3 +156,6 @@ SELECT EXISTS (
 
 -- name: prep_keygen_known
 SELECT EXISTS (SELECT FROM prep_keygen_requests WHERE prep_keygen_id = $1)
+
+-- name: leased
+SELECT {{id}} AS id FROM {{table}} WHERE status = 'under_process' AND lease_owner = $1

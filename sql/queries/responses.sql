@@ -88,3 +88,6 @@ WHERE r.{{id}} = i.id AND (
     OR (r.status = 'under_process' AND r.lease_owner = i.owner)
 )
 RETURNING i.ord
+
+-- name: leased_responses
+SELECT {{id}} AS id FROM {{table}} WHERE status = 'under_process' AND lease_owner = $1
