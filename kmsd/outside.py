@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import attrs
 
@@ -15,6 +16,7 @@ from kmsd.core.endpoints import BadEndpoint
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
 from kmsd.ports import Blobs, Core, Entropy, Node, Shard, Store, Time, Wallet
+from kmsd.store.migrations import migrate
 from kmsd.store.postgres import open_store
 from kmsd.supervise import Fatal
 
@@ -70,7 +72,7 @@ async def open_outside(settings: Settings, metrics: Metrics, health: Health) -> 
             wallet,
             SystemTime(),
             SystemEntropy(),
-            store.migrate,
+            partial(migrate, settings.database_url),
         )
 
 
