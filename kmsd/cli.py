@@ -13,26 +13,35 @@ import click
 from kmsd.commands.options import Shared, config_option, json_option
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "start": ("kmsd.commands.start", "Run the daemon (also what plain `kmsd` does)."),
+    "start": ("kmsd.commands.start:start", "Run the daemon (also what plain `kmsd` does)."),
     "check": (
-        "kmsd.commands.check",
+        "kmsd.commands.check:check",
         "Validate the configuration and print it, redacted, with where each value is from.",
     ),
-    "migrate": ("kmsd.commands.migrate", "Bring the database's schema up to date, or adopt one of the Rust connector."),
-    "health": ("kmsd.commands.health", "Ask a running daemon how it is; exit 0 healthy, 1 not."),
-    "status": ("kmsd.commands.status", "Queues, chains, wallet and dependencies at a glance."),
-    "doctor": ("kmsd.commands.doctor", "Ask every dependency and say what is wrong and what to do."),
-    "list": ("kmsd.commands.listing", "List requests and responses by state."),
-    "show": ("kmsd.commands.show", "Tell the whole story of one request."),
-    "retry": ("kmsd.commands.decide", "Put a failed request or response back into the queue."),
-    "fail": ("kmsd.commands.decide", "Give a request up."),
-    "rewind": ("kmsd.commands.rewind", "Read the chain again from a block; nothing is done twice."),
-    "replay-quarantine": ("kmsd.commands.quarantine", "Decode quarantined logs again, e.g. after an upgrade."),
-    "keys": ("kmsd.commands.keys", "Keys and CRSs, their states, and setting those."),
-    "sandbox": ("kmsd.commands.sandbox", "Try everything on this machine: chain, Core, buckets, database, daemon."),
-    "completion": ("kmsd.commands.completion", "Print the shell's completion script."),
+    "migrate": (
+        "kmsd.commands.migrate:migrate",
+        "Bring the database's schema up to date, or adopt one of the Rust connector.",
+    ),
+    "health": ("kmsd.commands.health:health", "Ask a running daemon how it is; exit 0 healthy, 1 not."),
+    "status": ("kmsd.commands.status:status", "Queues, chains, wallet and dependencies at a glance."),
+    "doctor": ("kmsd.commands.doctor:doctor", "Ask every dependency and say what is wrong and what to do."),
+    "list": ("kmsd.commands.listing:list_rows", "List requests and responses by state."),
+    "show": ("kmsd.commands.show:show", "Tell the whole story of one request."),
+    "retry": ("kmsd.commands.decide:retry", "Put a failed request or response back into the queue."),
+    "fail": ("kmsd.commands.decide:fail", "Give a request up."),
+    "rewind": ("kmsd.commands.rewind:rewind", "Read the chain again from a block; nothing is done twice."),
+    "replay-quarantine": (
+        "kmsd.commands.quarantine:replay_quarantine",
+        "Decode quarantined logs again, e.g. after an upgrade.",
+    ),
+    "keys": ("kmsd.commands.keys:keys", "Keys and CRSs, their states, and setting those."),
+    "sandbox": (
+        "kmsd.commands.sandbox:sandbox",
+        "Try everything on this machine: chain, Core, buckets, database, daemon.",
+    ),
+    "completion": ("kmsd.commands.completion:completion", "Print the shell's completion script."),
 }
-"""Name → module that defines it, and its line in `kmsd --help`; the help needs no import."""
+"""Name → where it is defined, and its line in `kmsd --help`; the help needs no import."""
 
 ALIASES: Mapping[str, str] = {"validate": "check"}
 """Names that the reference connector uses."""
@@ -50,8 +59,8 @@ class Commands(click.Group):
         name = ALIASES.get(cmd_name, cmd_name)
         if name not in COMMANDS:
             return None
-        module = importlib.import_module(COMMANDS[name][0])
-        command: click.Command = getattr(module, name.replace("-", "_"))
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
     def resolve_command(

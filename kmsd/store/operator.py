@@ -66,6 +66,22 @@ class Changed:
 class Operator(Part):
     """The operator's verbs."""
 
+    async def rows(
+        self, statuses: Sequence[str], *, kind: Kind | None = None, is_response: bool | None = None, limit: int = 100
+    ) -> Sequence[View]:
+        """Requests and responses in one of `statuses`, newest first: kind, is_response, id, status, tries, error."""
+
+        async def work(session: Session) -> list[View]:
+            found: list[View] = []
+            for _, one, response in all_tables():
+                if kind in (None, one) and is_response in (None, response):
+                    sql = table_query("newest_rows", one, is_response=response)
+                    for row in await session.fetch(sql, list(statuses), limit):
+                        found.append({"kind": one.value, "is_response": response, **view(row)})
+            return sorted(found, key=lambda row: float(row["created_at"]), reverse=True)[:limit]
+
+        return await self._database.run("rows", work)
+
     async def cursors(self) -> Sequence[View]:
         """How far each node was read: node, stream, block_number, block_hash, updated_at."""
         return await self._views("cursors")

@@ -3,6 +3,12 @@
 -- name: note_action
 INSERT INTO kmsd_operator_actions (action, kind, id, words, done_by) VALUES ($1, $2, $3, $4, $5)
 
+-- name: newest_rows
+SELECT
+    {{id}} AS id, status::text AS status, created_at, updated_at, next_attempt_at, attempts, error_counter, lease_owner,
+    last_error
+FROM {{table}} WHERE status = ANY($1::operation_status[]) ORDER BY created_at DESC LIMIT $2
+
 -- name: story_row
 SELECT * FROM {{table}} WHERE {{id}} = $1
 

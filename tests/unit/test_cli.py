@@ -3,10 +3,10 @@
 import http.server
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -84,15 +84,16 @@ def test_every_command_has_json_and_config() -> None:
 def test_help_is_fast() -> None:
     best = 9.0
     for _ in range(3):
-        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "kmsd", "--help"], check=True, capture_output=True)
-        best = min(best, time.perf_counter() - began)
-    assert best < 0.5
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert best < 0.5  # CPU seconds, so that a busy machine does not decide; measured 0.25
 
 
 @pytest.mark.parametrize("command", ["check", "health", "status", "list"])
 def test_slow_libraries_are_not_imported_for_small_commands(command: str) -> None:
-    module = COMMANDS[command][0]
+    module = COMMANDS[command][0].partition(":")[0]
     slow = ("eth_account", "boto3", "grpclib", "web3")
     code = f"import sys, kmsd.cli, {module}; print([m for m in {slow} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
