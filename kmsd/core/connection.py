@@ -21,7 +21,7 @@ from h2.connection import H2Connection
 from h2.events import AlternativeServiceAvailable, InformationalResponseReceived, UnknownFrameReceived
 from h2.exceptions import H2Error, TooManyStreamsError
 
-from kmsd.core.call import Call, Chunks, RawAnswer
+from kmsd.core.call import Call, Chunks, Headers, RawAnswer
 from kmsd.core.endpoints import Endpoint
 from kmsd.ports import StatusCode
 
@@ -70,6 +70,8 @@ class _Link:
         self.stream = stream
         self.last_received = trio.current_time()
         self.scope = trio.CancelScope()
+        self.greeted = trio.Event()
+        self.began = False
         self._outbox: list[bytes] = []
         self._buffered = 0
         self._wake = trio.Event()
@@ -87,7 +89,7 @@ class _Link:
             with self.scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._send)
-                    nursery.start_soon(self._watch, channel, patience)
+                    nursery.start_soon(self._greet, channel, patience)
                     await self._receive()
                     nursery.cancel_scope.cancel()
         finally:
@@ -103,6 +105,8 @@ class _Link:
             while data := await self.stream.receive_some(RECEIVE):
                 self.last_received = trio.current_time()
                 self._protocol.data_received(bytes(data))
+                if not self.is_closing():
+                    self.greeted.set()
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
             pass
         except Exception:
@@ -126,6 +130,16 @@ class _Link:
                 await self.stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
             self.scope.cancel()
+
+    async def _greet(self, channel: "Channel", patience: Patience) -> None:
+        """Wait for the peer's first bytes, its settings: only then is it known to live, and how many calls it takes."""
+        with trio.move_on_after(patience.connect):
+            await self.greeted.wait()
+        if not self.greeted.is_set():
+            self.scope.cancel()
+            return
+        channel.begin(self)
+        await self._watch(channel, patience)
 
     async def _watch(self, channel: "Channel", patience: Patience) -> None:
         """Ping a connection that is silent while calls are open; cut it when nothing comes back."""
@@ -191,11 +205,19 @@ class Channel:
         self._running = False
         self._waiting: deque[Call] = deque()
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-        self.headers = [
+        self._pseudo_headers = [
             (":method", "POST"),
             (":scheme", "https" if endpoint.tls else "http"),
             (":authority", f"{host}:{endpoint.port}"),
+        ]
+
+    def headers(self, path: str, deadline: float) -> Headers:
+        """Headers of a call in the order that HTTP/2 wants, pseudo-headers first."""
+        return [
+            *self._pseudo_headers,
+            (":path", path),
             ("te", "trailers"),
+            ("grpc-timeout", f"{min(99_999_999, max(1, int(deadline * 1000)))}m"),
             ("content-type", "application/grpc"),
             ("user-agent", "kmsd"),
         ]
@@ -230,6 +252,12 @@ class Channel:
                 call.fail(StatusCode.UNAVAILABLE, f"{type(error).__name__}: {error}")
             self._waiting.popleft()
 
+    def begin(self, link: _Link) -> None:
+        """The connection is up: start what waits."""
+        link.began = True
+        self._link = link
+        self._start_waiting(link)
+
     async def _run(self) -> None:
         """Connect, start what waits, carry bytes until the connection ends; again if something waits then."""
         try:
@@ -239,13 +267,15 @@ class Channel:
                 except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
                     self._fail_waiting(f"cannot connect: {_words(error, self._patience)}")
                     return
-                self._link = link = _Link(stream)
+                link = _Link(stream)
                 try:
-                    self._start_waiting(link)
                     await link.run(self, self._patience)
                 finally:
                     self._link = None
                     link.lost()
+                if not link.began:
+                    self._fail_waiting("cannot connect: something listens there, but it takes no HTTP/2 calls from us")
+                    return
                 await trio.sleep(RECONNECT)
         finally:
             self._running = False
@@ -307,8 +337,7 @@ class ChannelPool:
 
     async def _call(self, path: str, chunks: Chunks, deadline: float, turn: trio.Lock | None) -> RawAnswer:
         channel = self._pick()
-        timeout = ("grpc-timeout", f"{max(1, int(deadline * 1000))}m")
-        call = Call([*channel.headers, (":path", path), timeout], chunks)
+        call = Call(channel.headers(path, deadline), chunks)
         try:
             if turn is None:
                 channel.submit(call)
