@@ -21,11 +21,13 @@ from kmsd.sandbox.answers import ScriptedParty
 from kmsd.sandbox.anvil import Anvil
 from kmsd.sandbox.contracts import Deployment
 from kmsd.sandbox.handles import ciphertext, make_handles
+from kmsd.sandbox.postgres import Postgres
 from kmsd.sender import Sender
 from kmsd.sending.calldata import COLUMNS
 from kmsd.wakeups import WakeUps
 from kmsd.wire.addresses import to_checksum
 from kmsd.wire.errors import WireError
+from kmsd.wire.ids import to_db
 from kmsd.wire.keccak import keccak256
 from kmsd.wire.v0_11 import events
 from kmsd.wire.v0_11.calls import decode_call
@@ -38,6 +40,7 @@ KINDS: dict[type, Kind] = {
     events.CrsgenRequest: Kind.CRSGEN,
 }
 KEY_ID = (4 << 248) + 1
+EMPTY_TRACE = "\\x" + "00" * 8
 HANDLES = 100
 
 
@@ -160,14 +163,43 @@ RESPONSE_EVENTS = (
 )
 
 
+class Rows:
+    """The response table as an operator sees it."""
+
+    def __init__(self, server: Postgres, url: str) -> None:
+        self._server = server
+        self._database = url.rsplit("/", 1)[1]
+
+    def ask(self, sql: str) -> str:
+        return self._server.execute(sql, self._database)
+
+    def insert(self, gateway: LiveGateway, records: list[Any]) -> None:
+        """Answers of party 1, as the worker stores them."""
+        values = []
+        for record in records:
+            _, row_id, fields = gateway.fields(record)
+            columns = [to_db(row_id), fields["decrypted_result"], fields["signature"], fields["extra_data"]]
+            texts = [f"'\\x{column.hex()}'" for column in columns]
+            values.append(f"({', '.join(texts)}, '{EMPTY_TRACE}', now())")
+        self.ask(
+            "INSERT INTO public_decryption_responses"
+            " (decryption_id, decrypted_result, signature, extra_data, otlp_context, created_at)"
+            f" VALUES {', '.join(values)}"
+        )
+
+    def count(self, condition: str) -> int:
+        return int(self.ask(f"SELECT count(*) FROM public_decryption_responses WHERE {condition}"))
+
+
 class LiveWorld:
     """A sender of party 1 against a LiveGateway, with rows and journal in memory."""
 
-    def __init__(self, gateway: LiveGateway, **settings: Any) -> None:
+    def __init__(self, gateway: LiveGateway, store: Any = None, **settings: Any) -> None:
         deployment = gateway.deployment
         self.gateway = gateway
-        self.store = MemoryStore()
-        self.store.now = SystemTime().now
+        self.store = store if store is not None else MemoryStore()
+        if store is None:
+            self.store.now = SystemTime().now
         self.wallet = LocalWallet(deployment.parties[0].tx.key)
         self.metrics = Metrics()
         self.health = Health(SystemTime())
@@ -184,15 +216,15 @@ class LiveWorld:
         )
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Sender]:
+    async def running(self, ownership: Any = None) -> AsyncIterator[Sender]:
         """The sender at work."""
         anvil = self.gateway.anvil
         node = HttpNode("main", anvil.chain_id, [anvil.url], None, self.health, self.metrics)
         async with trio.open_nursery() as nursery:
             sender = Sender(
                 self.settings,
-                self.store,  # type: ignore[arg-type]
-                FixedOwnership(),  # type: ignore[arg-type]
+                self.store,
+                ownership or FixedOwnership(),
                 WakeUps(),
                 Chain([node], self.health),
                 self.wallet,
@@ -211,6 +243,8 @@ class LiveWorld:
             while not condition():  # noqa: ASYNC110
                 await trio.sleep(0.02)
             return
+        if not isinstance(self.store, MemoryStore):
+            raise AssertionError(f"not within {timeout} s")
         states = [row.status for row in self.store.rows.values()]
         words = {row.last_error for row in self.store.rows.values() if row.last_error}
         raise AssertionError(f"not within {timeout} s: { {s: states.count(s) for s in set(states)} } {words}")

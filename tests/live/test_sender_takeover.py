@@ -12,45 +12,15 @@ from typing import Any
 
 import pytest
 import trio
-from sender_live import LiveGateway
+from sender_live import LiveGateway, Rows
 
 from kmsd.sandbox.ports import free_port
 from kmsd.sandbox.postgres import Postgres
 from kmsd.wire.addresses import to_checksum
-from kmsd.wire.ids import to_db
 
 TAKEOVERS = int(os.environ.get("KMSD_TAKEOVERS", "3"))
 PER_LIFE = 400
 """Responses that become due for each life of an active daemon."""
-EMPTY_TRACE = "\\x" + "00" * 8
-
-
-class Rows:
-    """The response table as an operator sees it."""
-
-    def __init__(self, server: Postgres, url: str) -> None:
-        self._server = server
-        self._database = url.rsplit("/", 1)[1]
-
-    def ask(self, sql: str) -> str:
-        return self._server.execute(sql, self._database)
-
-    def insert(self, gateway: LiveGateway, records: list[Any]) -> None:
-        """Answers of party 1, as the worker stores them."""
-        values = []
-        for record in records:
-            _, row_id, fields = gateway.fields(record)
-            columns = [to_db(row_id), fields["decrypted_result"], fields["signature"], fields["extra_data"]]
-            texts = [f"'\\x{column.hex()}'" for column in columns]
-            values.append(f"({', '.join(texts)}, '{EMPTY_TRACE}', now())")
-        self.ask(
-            "INSERT INTO public_decryption_responses"
-            " (decryption_id, decrypted_result, signature, extra_data, otlp_context, created_at)"
-            f" VALUES {', '.join(values)}"
-        )
-
-    def count(self, condition: str) -> int:
-        return int(self.ask(f"SELECT count(*) FROM public_decryption_responses WHERE {condition}"))
 
 
 def unexpected(folder: Path) -> list[str]:
