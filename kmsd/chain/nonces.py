@@ -215,4 +215,4 @@ class LaneState:
 
 def without_raw(entry: JournalEntry) -> JournalEntry:
     """The entry without its bytes: thousands are watched, and the journal has them."""
-    return attrs.evolve(entry, raw=b"")
+    return attrs.evolve(entry, raw=b"") if entry.raw else entry

@@ -12,10 +12,12 @@ from kmsd.config import Settings
 from kmsd.failpoints import failpoint
 from kmsd.ports import RpcAnswer, RpcError
 from kmsd.sending.gate import Gate
-from kmsd.sending.questions import BATCH, Questions, cuts
+from kmsd.sending.questions import Questions, cuts
 
 log = logging.getLogger("kmsd.sender")
 
+SEND_BATCH = 250
+"""Transactions in one JSON-RPC batch: they go one batch after the other, so a distant node wants large ones."""
 PRESSED_PAUSE = 0.5
 """Seconds before nonces are offered again to a node that had no room for them, or no predecessor."""
 LONGEST_PAUSE = 10.0
@@ -65,10 +67,10 @@ class Broadcaster:
 
     async def broadcast_some(self) -> float:
         """Offer the lowest unsent nonces once; seconds to wait before the next offer. Raises DependencyDown."""
-        flights = self._state.to_send(BATCH)
+        flights = self._state.to_send(SEND_BATCH)
         if not flights:
             return 0.0
-        _, end = next(cuts([len(flight.last.raw) for flight in flights]))
+        _, end = next(cuts([len(flight.last.raw) for flight in flights], SEND_BATCH))
         flights = flights[:end]
         if len(flights) == 1 and len(self._state.flights) == 1 and self._sync_works:
             answers = await self._send_sync(flights[0])

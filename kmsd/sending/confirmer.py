@@ -150,6 +150,7 @@ class Confirmer:
         mined.entries.append(
             attrs.evolve(
                 entry,
+                raw=b"",  # the journal has it
                 state=TxState.MINED,
                 block_number=receipt.block_number,
                 block_hash=receipt.block_hash,

@@ -48,11 +48,12 @@ class Gate:
         if self.refusal is None:
             self._opened = trio.Event()
             self._interval = FIRST_TRIAL
-        else:
+            self._trial_at = trio.current_time() + self._interval
+        elif self.trial_in == 0.0:  # a trial failed; refusals of what was under way meanwhile say nothing new
             self._interval = min(LONGEST_TRIAL, self._interval * 1.5)
+            self._trial_at = trio.current_time() + self._interval
         self.refusal = refusal
         self.needed = max(needed, self.needed)
-        self._trial_at = trio.current_time() + self._interval
         self._health.alert(ALERT, f"{words}. Nothing is lost: sending resumes by itself when this is put right")
 
     def open(self) -> None:

@@ -125,9 +125,9 @@ class Preparer:
         entries: Sequence[JournalEntry] = ()
         works: list[Work] = []
         try:
-            limits = await self._limits(await self._encode(taken))
-            fees = await self._fees() if limits else None
-            if fees is None:
+            fees = await self._fees()
+            limits = await self._limits(await self._encode(taken)) if fees is not None else {}
+            if fees is None or not limits:
                 return ()
             works = list(limits)
             first = self._state.next_nonce

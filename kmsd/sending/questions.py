@@ -12,7 +12,7 @@ from kmsd.wire.reverts import find_revert_data
 from kmsd.wire.v0_11.errors import RevertReason, decode_revert
 
 BATCH = 100
-"""Transactions, receipts or calls in one JSON-RPC batch (public nodes limit batches to this or more)."""
+"""Receipts or calls in one JSON-RPC batch (public nodes limit batches to this or more)."""
 
 BATCH_BYTES = 1_000_000
 """Bytes of calldata in one batch: nodes limit a request's body, at twice that in hexadecimal digits, to 5 MB."""
@@ -218,11 +218,11 @@ class Questions:
         return answers
 
 
-def cuts(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Bounds of consecutive batches of at most BATCH items and, beyond one item, BATCH_BYTES bytes."""
+def cuts(sizes: Sequence[int], most: int = BATCH) -> Iterator[tuple[int, int]]:
+    """Bounds of consecutive batches of at most `most` items and, beyond one item, BATCH_BYTES bytes."""
     start = total = 0
     for index, size in enumerate(sizes):
-        if index > start and (index - start == BATCH or total + size > BATCH_BYTES):
+        if index > start and (index - start == most or total + size > BATCH_BYTES):
             yield start, index
             start, total = index, 0
         total += size

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import trio
 
 from kmsd.chain.outcomes import (
+    REFUSED_IN_A_ROW,
     Next,
     Situation,
     after_revert,
@@ -66,7 +67,7 @@ class Verdicts:
         )
         decision = confirmed(after_revert(revert, situation), work.response.error_counter)
         if decision.registration and work.key not in self._refused_in_a_row:
-            self._refused_in_a_row.append(work.key)
+            self._refused_in_a_row = [*self._refused_in_a_row[-REFUSED_IN_A_ROW:], work.key]
         self._count_error(work)
         self._metrics.inc("kms_connector_tx_sender_reverts", revert.name or "no reason")
         if decision.refusal is not None:
