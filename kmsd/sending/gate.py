@@ -20,8 +20,6 @@ class Gate:
 
     def __init__(self, health: Health) -> None:
         self._health = health
-        self._opened = trio.Event()
-        self._opened.set()
         self._interval = FIRST_TRIAL
         self._trial_at = 0.0
         self.refusal: Refusal | None = None
@@ -46,7 +44,6 @@ class Gate:
     def close(self, refusal: Refusal, words: str, needed: int = 0) -> None:
         """Pause the lane, or keep it paused after a trial that failed."""
         if self.refusal is None:
-            self._opened = trio.Event()
             self._interval = FIRST_TRIAL
             self._trial_at = trio.current_time() + self._interval
         elif self.trial_in == 0.0:  # a trial failed; refusals of what was under way meanwhile say nothing new
@@ -63,12 +60,3 @@ class Gate:
             self.refusal = None
             self.needed = 0
             self._health.clear(ALERT)
-            self._opened.set()
-
-    async def wait_for_trial(self) -> None:
-        """Wait until it is open or the next trial is due."""
-        while not self.is_open:
-            with trio.move_on_after(self.trial_in):
-                await self._opened.wait()
-            if self.trial_in == 0.0:
-                return
