@@ -15,6 +15,8 @@ from kmsd.config import Settings
 
 REFRESH = 1.0
 """Seconds between refreshes of `--watch`."""
+PLAIN_WIDTH = 160
+"""Columns where there is no terminal."""
 
 
 @click.command()
@@ -109,4 +111,4 @@ def _watch(settings: Settings) -> None:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
