@@ -1,5 +1,7 @@
 """A real EVM node as a process: anvil, with mining under control and the means to make reorganisations and faults."""
 
+import http.client
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +45,7 @@ class Anvil:
         self._process: ChildProcess | None = None
         self._rpc: RpcClient | None = None
         self._state = logs / f"{name}-state.json"
+        self._miner: _Miner | None = None
 
     def __enter__(self) -> "Anvil":
         self.start()
@@ -97,6 +100,8 @@ class Anvil:
             while time.monotonic() < deadline and process.alive():
                 if _answers(client, self.chain_id) and process.alive():
                     self._process, self._rpc = process, client
+                    if self._block_time:
+                        self._miner = _Miner(port, self._block_time)
                     return
                 time.sleep(0.01)
             process.kill()
@@ -105,6 +110,7 @@ class Anvil:
 
     def stop(self) -> None:
         """Ends the node; its chain is saved for the next start."""
+        self._end_mining()
         if self._process is not None:
             self._process.stop()
         if self._rpc is not None:
@@ -112,6 +118,7 @@ class Anvil:
 
     def kill(self) -> None:
         """SIGKILL; its chain is lost but for what an earlier `stop` saved."""
+        self._end_mining()
         self.process.kill()
         self.rpc.close()
 
@@ -125,6 +132,7 @@ class Anvil:
 
     def close(self) -> None:
         """Ends the node for good."""
+        self._end_mining()
         if self._process is not None:
             self._process.resume()
             self._process.kill()
@@ -185,11 +193,45 @@ class Anvil:
         options += ["--state", str(self._state), "--cache-path", str(self._logs / f"{self.name}-cache")]
         if self._timestamp is not None:
             options += ["--timestamp", str(self._timestamp)]
-        if self._block_time == 0:
+        if self._block_time is not None:
             options.append("--no-mining")
-        elif self._block_time is not None:
-            options += ["--block-time", str(self._block_time)]
         return options
+
+    def _end_mining(self) -> None:
+        if self._miner is not None:
+            self._miner.stop()
+            self._miner = None
+
+
+class _Miner:
+    """Makes a block every `interval` seconds, or as fast as the node can make them, from a thread.
+
+    anvil's own interval mining takes its list of transactions at every tick, also while a block is in the making, and
+    then works through the outdated lists: with a thousand waiting transactions it makes empty blocks only (measured:
+    2,010 waited for 90 s, which one `evm_mine` took in 6 s).
+    """
+
+    def __init__(self, port: int, interval: float) -> None:
+        self._rpc = RpcClient(port)
+        self._interval = interval
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"miner of port {port}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No more blocks; a call to a node that stands still is left behind."""
+        self._ended.set()
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        while not self._ended.is_set():
+            due = max(due + self._interval, time.monotonic())
+            if self._ended.wait(due - time.monotonic()):
+                return
+            try:
+                self._rpc.call("evm_mine")
+            except (OSError, http.client.HTTPException):
+                self._ended.wait(self._interval)
 
 
 def _answers(client: RpcClient, chain_id: int) -> bool:
