@@ -20,6 +20,8 @@ log = logging.getLogger("kmsd.listener")
 
 PUSHED_POLLING = 10.0
 """Seconds between polls while heads are pushed: the floor under a subscription that says nothing."""
+STAYS_BELOW = 10.0
+"""Seconds after which a head below the cursor is looked into: a node that lags, or a chain that was cut back?"""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 """Seconds before a node that does not answer is asked again, doubling, with jitter of a half."""
 
@@ -69,18 +71,22 @@ class HeadFeed:
                 nursery.start_soon(self._follow)
 
     async def news(self, stream: Stream, cursor: int, *, confirmations: int, not_before: float) -> int:
-        """Wait for blocks after `cursor` that are worth reading; the head's number.
+        """Wait for blocks after `cursor` that are worth reading, or for a head that stays below it; the head's number.
 
         At once when a pushed head may hold logs of `stream`; for any other head not before that clock of trio.
         """
+        below_since = math.inf
         while True:
-            changed, wait = self._changed, math.inf
+            changed, now, due = self._changed, trio.current_time(), math.inf
             if self.head is not None and self.head - confirmations > cursor:
-                wait = not_before - trio.current_time()
-                if wait <= 0 or cursor < self._hits[stream] <= self.head - confirmations:
-                    await trio.lowlevel.checkpoint()
-                    return self.head
-            with trio.move_on_after(wait):
+                due = now if cursor < self._hits[stream] <= self.head - confirmations else not_before
+            elif self.head is not None and self.head < cursor:
+                below_since = min(below_since, now)
+                due = below_since + STAYS_BELOW
+            if self.head is not None and due <= now:
+                await trio.lowlevel.checkpoint()
+                return self.head
+            with trio.move_on_at(due):
                 await changed.wait()
 
     async def look(self) -> int:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import trio
 
 from kmsd.chain.ranges import Span, next_range
-from kmsd.chain.scan import LogFilter, RangeRefused, Reorganised, Scanned, Unproven, scan
+from kmsd.chain.scan import LogFilter, RangeRefused, Reorganised, Scanned, Unproven, block_hashes, scan
 from kmsd.listening.around import Around
 from kmsd.listening.decoding import contract_of, topics_of
 from kmsd.listening.heads import FIRST_PAUSE, HeadFeed, pause_after
@@ -86,6 +86,8 @@ class StreamReader:
                     confirmations=settings.confirmations,
                     not_before=self._scanned_at + interval,
                 )
+                if head < position.last_read:
+                    await self._look_below(position, head)
                 while await self.advance(head):
                     failures = 0
             except (DependencyDown, Unproven, RangeRefused) as fault:
@@ -121,7 +123,7 @@ class StreamReader:
         # Until the store has answered, only the store knows where the cursor is.
         self._position = None
         if isinstance(found, Reorganised):
-            await self._go_back(position, found)
+            await self._go_back(position, position.last_read, found.seen)
             return True
         self._span = self._span.after(found.end.number - position.last_read, len(found.logs))
         if await self._record(position, found, head):
@@ -187,6 +189,8 @@ class StreamReader:
             stored = await self._around.store.cursor(self.node.name, self.stream)
             await self._recorder.settle_doubt(stored)
             if stored is not None:
+                # What this daemon read beyond it may have been withdrawn by another one since.
+                self._witnesses.rewound(self.node.name, stored.number)
                 self._position = _Position(stored, stored.number)
             else:
                 if self._beginning is None:
@@ -220,13 +224,26 @@ class StreamReader:
         )
         return first - 1
 
-    async def _go_back(self, position: _Position, found: Reorganised) -> None:
-        if position.stored is None:
-            raise Unproven("reported a reorganisation of a cursor that is not there")
-        fork = await rewind(self._around, self.node, self.stream, position.stored, found.seen)
-        if fork is not None:
-            self._position = _Position(fork, fork.number)
-            self._witnesses.rewound(self.node.name, fork.number)
+    async def _look_below(self, position: _Position, head: int) -> None:
+        """The head stays below the cursor: does the node lag, or was its chain cut back to another history?"""
+        ends = await self._around.store.range_ends(self.node.name, self.stream)
+        known = next((end for end in ends if end.number <= head and end.hash), None)
+        if known is None:
+            return
+        hashes = await block_hashes(self.node, [known.number], deadline=self._around.settings.rpc_timeout)
+        seen = hashes[known.number]
+        if seen is not None and seen != known.hash:
+            await self._go_back(position, known.number, seen)
+
+    async def _go_back(self, position: _Position, number: int, seen: bytes) -> None:
+        """Block `number`, which was read, is `seen` now: read again from the fork on."""
+        self._position = None
+        if position.stored is not None:
+            sign = f"block {number} is 0x{seen.hex()} now"
+            fork = await rewind(self._around, self.node, self.stream, position.stored, sign)
+            if fork is not None:
+                self._position = _Position(fork, fork.number)
+                self._witnesses.rewound(self.node.name, fork.number)
 
     async def _recover(self, fault: Exception, failures: int) -> None:
         """Wait a little; ask for less next time if it was the range that failed and not the node."""

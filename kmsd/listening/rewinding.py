@@ -18,19 +18,18 @@ ASK_AT_ONCE = 64
 """Blocks asked for in one batch."""
 
 
-async def rewind(around: Around, node: Node, stream: Stream, cursor: BlockRef, seen: bytes) -> BlockRef | None:
+async def rewind(around: Around, node: Node, stream: Stream, cursor: BlockRef, sign: str) -> BlockRef | None:
     """Move the cursor back to the fork and withdraw orphaned requests; the new cursor, None when another daemon did.
 
-    `seen` is the hash that stands at the cursor's number now. A request is an orphan when no node that answers has its
+    `sign` says how it was noticed. A request is an orphan when no node that answers has its
     block any more. Raises DependencyDown, Unproven.
     """
     fork = await _fork(around, node, stream, cursor)
     rows = await around.store.stored_after(stream, fork.number)
     orphaned = forks.orphans(rows, await _views(around, node, rows)) if rows else []
-    reason = (
-        f"node {node.name}: block {cursor.number} is 0x{seen.hex()}, it was 0x{cursor.hash.hex()}; "
-        f"read again after block {fork.number}"
-    )
+    reason = f"node {node.name}: {sign}; read again after block {fork.number}"
+    if orphaned:
+        await _let_others_read_again(around, node, stream, fork.number)
     moved = await around.store.rewind(Rewind(node.name, stream, cursor, fork, orphaned, reason))
     if not moved:
         return None
@@ -44,6 +43,21 @@ async def rewind(around: Around, node: Node, stream: Stream, cursor: BlockRef, s
         else:
             around.metrics.inc("kms_connector_listener_withdrawn", OPERATIONS[row.kind].label)
     return fork
+
+
+async def _let_others_read_again(around: Around, node: Node, stream: Stream, number: int) -> None:
+    """Take back the other nodes' cursors too: what is withdrawn may still stand on a node that did not answer now.
+
+    Before the withdrawal, so that a crash in between costs a second reading and no request. Their readers notice by
+    the cursor.
+    """
+    for other in around.nodes:
+        cursor = await around.store.cursor(other.name, stream)
+        if other is node or cursor is None or cursor.number <= number:
+            continue
+        ends = await around.store.range_ends(other.name, stream)
+        back = next((end for end in ends if end.number <= number), BlockRef(number, b""))
+        await around.store.rewind(Rewind(other.name, stream, cursor, back, (), f"node {node.name} was reorganised"))
 
 
 async def _fork(around: Around, node: Node, stream: Stream, cursor: BlockRef) -> BlockRef:

@@ -3,7 +3,7 @@
 import pytest
 import trio
 import trio.testing
-from listener_world import Chain, crsgen_request, public_request, world
+from listener_world import Chain, World, crsgen_request, public_request, world
 
 from kmsd.operations.kinds import Kind, Stream
 from kmsd.ports import BlockRef
@@ -104,6 +104,85 @@ async def test_both_nodes_follow_the_new_history_and_the_orphan_goes(autojump_cl
         await w.stored(1)
         await trio.sleep(10)
     assert w.ids() == [1]
+
+
+@pytest.mark.guarantee("EV5")
+async def test_a_chain_that_returns_to_where_it_was(autojump_clock: trio.testing.MockClock) -> None:
+    w = world()
+    async with w.listening():
+        await w.read_up_to(10)
+        w.chain.mine(public_request(1))
+        w.chain.mine()
+        await w.read_up_to(12)
+        original = list(w.chain.blocks)
+        w.chain.reorganise(2, [], [], [])
+        await w.store.until(lambda: not w.ids())
+        await w.read_up_to(13)
+        w.chain.blocks[:] = original
+        w.chain.mine()
+        w.chain.mine(public_request(2))
+        await w.stored(1, 2)
+
+
+@pytest.mark.guarantee("EV4")
+@pytest.mark.guarantee("EV5")
+async def test_what_a_stray_node_withdrew_and_died_the_other_brings_back(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """One node takes a fork while the other is away, so the fork's orphans go; then it is the other that was right."""
+    w = world(nodes=2)
+    stray, right = w.nodes
+    async with w.listening():
+        await w.read_up_to(10)
+        w.chain.mine(public_request(1), crsgen_request(1))
+        w.chain.mine()
+        await w.read_up_to(12)
+        right.down = True
+        stray.chain = stray.chain.copy()
+        stray.chain.reorganise(2, [], [], [])
+        await w.store.until(lambda: not w.ids() and not w.ids(Kind.CRSGEN))
+        stray.down, right.down = True, False
+        right.chain.mine(public_request(2))
+        await w.stored(1, 2)
+        await w.stored(1, kind=Kind.CRSGEN)
+
+
+@pytest.mark.guarantee("EV5")
+async def test_two_daemons_and_a_chain_that_returns_to_where_it_was(autojump_clock: trio.testing.MockClock) -> None:
+    """What one daemon remembers as stored may have been withdrawn by the other."""
+    w = world()
+    other = World(w.nodes, w.store, w.settings)
+    async with w.listening(), other.listening():
+        await w.read_up_to(10)
+        w.chain.mine(public_request(1))
+        w.chain.mine()
+        await w.read_up_to(12)
+        for _ in range(10):
+            original = list(w.chain.blocks)
+            w.chain.reorganise(len(original) - 11, *[[] for _ in original[10:]])
+            await w.store.until(lambda: not w.ids())
+            await w.read_up_to(w.chain.head)
+            w.chain.blocks[:] = original
+            w.chain.mine()
+            w.chain.mine()
+            await w.stored(1)
+            await w.read_up_to(w.chain.head)
+
+
+@pytest.mark.guarantee("EV5")
+async def test_a_chain_that_is_cut_back_and_stays_short(autojump_clock: trio.testing.MockClock) -> None:
+    """The new history does not reach the cursor for long: its requests are served all the same."""
+    w = world()
+    async with w.listening():
+        await w.read_up_to(10)
+        for number in range(1, 31):
+            w.chain.mine(public_request(number))
+            await trio.sleep(1.1)
+        await w.stored(*range(1, 31))
+        w.chain.reorganise(25, [], [public_request(6, b"new")], [])
+        await w.stored(*range(1, 7), seconds=15)
+    assert w.store.rows[Kind.PUBLIC_DECRYPTION, 1 << 248 | 6].arrival.event.extra_data == b"new"
+    assert w.store.cursors["main", Stream.DECRYPTION] == BlockRef(w.chain.head, w.chain.blocks[-1].hash)
 
 
 @pytest.mark.guarantee("EV5")
