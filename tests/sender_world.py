@@ -27,7 +27,9 @@ from kmsd.ports import (
     RpcError,
     TxState,
 )
-from kmsd.sandbox.node_double import ChainDouble, Execution, RpcFailure, Rules
+from kmsd.sandbox.node_double import ChainDouble
+from kmsd.sandbox.node_double_contracts import Execution
+from kmsd.sandbox.node_double_pool import RpcFailure, Rules
 from kmsd.sender import Sender
 from kmsd.wakeups import WakeUps
 from kmsd.wire.v0_11.calls import decode_call

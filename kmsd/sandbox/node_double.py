@@ -7,73 +7,16 @@ high", the first transaction of a nonce is the only one. What contracts do is a 
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
 from typing import Any
 
 import attrs
 
-from kmsd.chain.transactions import MalformedTransaction, SignedTransaction, decode
+from kmsd.chain.transactions import MalformedTransaction, decode
+from kmsd.sandbox.node_double_contracts import Contracts, Execution, nothing_happens
+from kmsd.sandbox.node_double_pool import Account, Pool, Pooled, RpcFailure, Rules
 from kmsd.wire.keccak import keccak256
 
-BUMP_PERCENT = 10
 EMPTY_BLOOM = "0x" + "00" * 256
-
-
-class Rules(StrEnum):
-    """Whose rules the node keeps."""
-
-    GETH = "geth"
-    NITRO = "nitro"
-
-
-class RpcFailure(Exception):
-    """A JSON-RPC error object."""
-
-    def __init__(self, code: int, message: str, data: Any = None) -> None:
-        super().__init__(message)
-        self.code, self.message, self.data = code, message, data
-
-
-@attrs.frozen
-class EmittedLog:
-    """A log that a contract emits."""
-
-    address: bytes
-    topics: tuple[bytes, ...]
-    data: bytes
-
-
-@attrs.frozen
-class Execution:
-    """What a call does: gas, and either logs and return data or revert data."""
-
-    gas: int = 100_000
-    reverted: bytes | None = None
-    output: bytes = b""
-    logs: tuple[EmittedLog, ...] = ()
-
-
-Contracts = Callable[[bytes, bytes, bytes, int | None], Execution]
-"""(sender, to, calldata, gas limit) → what happens. A limit means a transaction: the contract changes its state if the
-gas suffices; None is a question, which changes nothing."""
-
-
-def nothing_happens(sender: bytes, to: bytes, data: bytes, gas: int | None) -> Execution:
-    """Every call succeeds and does nothing; plain transfers cost 21,000."""
-    return Execution(gas=21_000 if not data else 100_000)
-
-
-@attrs.define
-class Pooled:
-    """A transaction that was taken."""
-
-    raw: bytes
-    signed: SignedTransaction
-
-    @property
-    def nonce(self) -> int:
-        """Its nonce."""
-        return self.signed.transaction.nonce
 
 
 @attrs.define
@@ -112,10 +55,9 @@ class ChainDouble:
         self.base_fee = base_fee
         self.block_gas_limit = block_gas_limit
         self.default_balance = balance
-        self.pool_slots = pool_slots
+        self.pool = Pool(rules, pool_slots)
         self.clock: Callable[[], int] = itertools.count(start_time).__next__
         self.balances: dict[bytes, int] = {}
-        self.pool: dict[bytes, dict[int, Pooled]] = {}
         self.blocks: list[Block] = []
         self.mined: dict[bytes, tuple[Block, int]] = {}
         self.nonces: dict[bytes, int] = {}
@@ -124,7 +66,6 @@ class ChainDouble:
         self.calls: dict[str, int] = {}
         """How often each method was asked."""
         self._salt = 0
-        self._dearest = 0
         self._seal([])
         self._methods: Mapping[str, Callable[..., Any]] = {
             "eth_chainId": lambda: hex(self.chain_id),
@@ -182,21 +123,18 @@ class ChainDouble:
             self.nonces[pooled.signed.sender] = pooled.nonce
         if not forget:
             for pooled in back:
-                self.pool.setdefault(pooled.signed.sender, {}).setdefault(pooled.nonce, pooled)
+                self.pool.put_back(pooled)
         self._salt += 1
         for _ in range(depth if empty_blocks is None else empty_blocks):
             self._seal([])
 
     def drop_pool(self, hashes: Sequence[bytes] | None = None) -> None:
         """Forget pending transactions: all, or those with these hashes."""
-        for address, pending in self.pool.items():
-            self.pool[address] = {
-                n: p for n, p in pending.items() if hashes is not None and p.signed.hash not in hashes
-            }
+        self.pool.drop(hashes)
 
     def pending(self, address: bytes) -> list[int]:
         """Nonces of an account in the pool."""
-        return sorted(self.pool.get(address, {}))
+        return sorted(self.pool.pending.get(address, {}))
 
     # -----------------------------------------------------------------------------------------------------------------
     # JSON-RPC
@@ -240,62 +178,8 @@ class ChainDouble:
             raise RpcFailure(-32000, "exceeds block gas limit")
         if transaction.gas_limit < 21_000 + 16 * len(transaction.data) // 4:
             raise RpcFailure(-32000, "intrinsic gas too low")
-        mined_count = self.nonces.get(sender, 0)
-        pending = self.pool.setdefault(sender, {})
-        if self.rules is Rules.NITRO:
-            self._take_nitro(pooled, mined_count, pending)
-        else:
-            self._take_geth(pooled, mined_count, pending)
-        pending[transaction.nonce] = pooled
+        self.pool.take(pooled, Account(self.balance(sender), self.nonces.get(sender, 0)), self.base_fee)
         return pooled.signed.hash
-
-    def _take_nitro(self, pooled: Pooled, mined_count: int, pending: Mapping[int, Pooled]) -> None:
-        transaction = pooled.signed.transaction
-        state = mined_count + len(pending)
-        where = f"address {_hex(pooled.signed.sender)}, tx: {transaction.nonce} state: {state}"
-        if transaction.nonce < state:
-            raise RpcFailure(-32000, f"nonce too low: {where}")
-        if transaction.nonce > state:
-            raise RpcFailure(-32000, f"nonce too high: {where}")
-        if transaction.max_fee_per_gas < self.base_fee:
-            raise RpcFailure(
-                -32000,
-                f"max fee per gas less than block base fee: {where}, maxFeePerGas: {transaction.max_fee_per_gas}, "
-                f"baseFee: {self.base_fee}",
-            )
-        self._pay(pooled, 0)
-
-    def _take_geth(self, pooled: Pooled, mined_count: int, pending: Mapping[int, Pooled]) -> None:
-        transaction = pooled.signed.transaction
-        old = pending.get(transaction.nonce)
-        if old is not None and old.signed.hash == pooled.signed.hash:
-            raise RpcFailure(-32000, "already known")
-        if transaction.max_priority_fee_per_gas < 1:
-            raise RpcFailure(-32000, "transaction underpriced: gas tip cap 0, minimum needed 1")
-        if transaction.nonce < mined_count:
-            raise RpcFailure(-32000, f"nonce too low: next nonce {mined_count}, tx nonce {transaction.nonce}")
-        if old is not None:
-            before = old.signed.transaction
-            least = (
-                -(-before.max_fee_per_gas * (100 + BUMP_PERCENT) // 100),
-                -(-before.max_priority_fee_per_gas * (100 + BUMP_PERCENT) // 100),
-            )
-            if transaction.max_fee_per_gas < least[0] or transaction.max_priority_fee_per_gas < least[1]:
-                raise RpcFailure(-32000, "replacement transaction underpriced")
-        elif sum(map(len, self.pool.values())) >= self.pool_slots:
-            raise RpcFailure(-32000, "txpool is full")
-        self._dearest = max(self._dearest, _cost(pooled))
-        if self.balance(pooled.signed.sender) < (len(pending) + 1) * self._dearest:  # else no need to add them up
-            self._pay(pooled, sum(_cost(p) for n, p in pending.items() if n != transaction.nonce))
-
-    def _pay(self, pooled: Pooled, queued: int) -> None:
-        balance = self.balance(pooled.signed.sender)
-        if balance < queued + _cost(pooled):
-            raise RpcFailure(
-                -32000,
-                f"insufficient funds for gas * price + value: balance {balance}, queued cost {queued}, "
-                f"tx cost {_cost(pooled)}, overshot {queued + _cost(pooled) - balance}",
-            )
 
     # -----------------------------------------------------------------------------------------------------------------
     # Blocks
@@ -304,7 +188,7 @@ class ChainDouble:
         """Executable transactions in nonce order per account, as far as base fee and gas limit allow."""
         picked: list[Pooled] = []
         room = self.block_gas_limit
-        for sender, pending in self.pool.items():
+        for sender, pending in self.pool.pending.items():
             nonce = self.nonces.get(sender, 0)
             while (pooled := pending.get(nonce)) is not None:
                 transaction = pooled.signed.transaction
@@ -365,10 +249,8 @@ class ChainDouble:
             self.mined[pooled.signed.hash] = (block, index)
             self.nonces[sender] = transaction.nonce + 1
             self.balances[sender] = self.balance(sender) - gas_used * price
-            self.pool.get(sender, {}).pop(transaction.nonce, None)
-        for sender, pending in self.pool.items():
-            for nonce in [n for n in pending if n < self.nonces.get(sender, 0)]:
-                del pending[nonce]
+        for sender in dict.fromkeys(pooled.signed.sender for pooled in picked):
+            self.pool.mined(sender, self.nonces[sender])
         self.blocks.append(block)
 
     def _block(self, tag: str) -> Block:
@@ -412,7 +294,7 @@ class ChainDouble:
         account = _bytes(address)
         count = self.nonces.get(account, 0)
         if tag == "pending":
-            pending = self.pool.get(account, {})
+            pending = self.pool.pending.get(account, {})
             while count in pending:
                 count += 1
         return hex(count)
@@ -437,8 +319,7 @@ class ChainDouble:
         if found is not None:
             block, pooled = found[0], found[0].transactions[found[1]]
         else:
-            pending = (p for pool in self.pool.values() for p in pool.values() if p.signed.hash == wanted)
-            maybe = next(pending, None)
+            maybe = self.pool.find(wanted)
             if maybe is None:
                 return None
             pooled = maybe
@@ -497,11 +378,6 @@ class ChainDouble:
         if found is None:
             raise RpcFailure(-32000, "transaction not found")
         return {"type": "CALL", "gasUsed": found[0].receipts[found[1]]["gasUsed"], "output": "0x"}
-
-
-def _cost(pooled: Pooled) -> int:
-    transaction = pooled.signed.transaction
-    return transaction.gas_limit * transaction.max_fee_per_gas + transaction.value
 
 
 def _hex(data: bytes) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 import orjson
 import trio
 
-from kmsd.sandbox.node_double import ChainDouble, Execution, RpcFailure, Rules
+from kmsd.sandbox.node_double import ChainDouble
+from kmsd.sandbox.node_double_contracts import Execution
+from kmsd.sandbox.node_double_pool import RpcFailure, Rules
 
 SYNC_PATIENCE = 2.0
 """Seconds that eth_sendRawTransactionSync waits where the caller names none."""

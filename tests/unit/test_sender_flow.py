@@ -13,7 +13,7 @@ from kmsd.chain.wallet import LocalWallet
 from kmsd.operations.kinds import Kind
 from kmsd.operations.table import WITH_RESPONSE
 from kmsd.ports import RpcCall, RpcError, TxState, WalletUnavailable
-from kmsd.sandbox.node_double import Pooled, RpcFailure, Rules
+from kmsd.sandbox.node_double_pool import Pooled, RpcFailure, Rules
 
 
 def waiting(world: World, count: int, kind: Kind = Kind.PUBLIC_DECRYPTION) -> None:
@@ -110,7 +110,7 @@ async def test_dropped_mempool_of_a_large_window_is_offered_again_as_a_whole(
 @pytest.mark.guarantee("TX2")
 async def test_full_pool_halves_the_window_and_everything_lands(autojump_clock: MockClock) -> None:
     world = World()
-    world.chain.pool_slots = 100
+    world.chain.pool.slots = 100
     waiting(world, 400)
     sizes = [0]
     async with world.running() as sender:
