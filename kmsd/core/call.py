@@ -38,8 +38,8 @@ class RawAnswer(NamedTuple):
     local: bool
 
 
-class Link(Protocol):
-    """The connection under a call."""
+class Carrier(Protocol):
+    """The connection under a call (`kmsd.core.link.Link`)."""
 
     h2: H2Connection
     processor: EventsProcessor
@@ -81,7 +81,7 @@ class Call:
         self._offset = 0
         self._in: list[bytes] = []
         self._in_size = 0
-        self._link: Link | None = None
+        self._link: Carrier | None = None
         self._release: Callable[[], None] | None = None
         # What grpclib's EventsProcessor expects of a stream.
         self.id: int | None = None
@@ -98,7 +98,7 @@ class Call:
         """Whether the call has a stream."""
         return self.id is not None
 
-    def start(self, link: Link) -> None:
+    def start(self, link: Carrier) -> None:
         """Open a stream and send what may be sent. Raises TooManyStreamsError if the peer takes no more streams now."""
         stream_id = link.h2.get_next_available_stream_id()
         link.h2.send_headers(stream_id, self._request_headers)

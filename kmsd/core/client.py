@@ -11,10 +11,11 @@ import trio
 
 from kmsd.config import CoreTls
 from kmsd.core.call import LARGE, MAX_MESSAGE, Chunks, RawAnswer
-from kmsd.core.connection import ChannelPool, Patience
+from kmsd.core.connection import ChannelPool
 from kmsd.core.decoding import Undecodable, decode
 from kmsd.core.endpoints import parse_endpoint, tls_context
 from kmsd.core.failover import Pause, Route
+from kmsd.core.link import Patience
 from kmsd.core.methods import HEALTH_REQUEST, METHODS, Lane, MethodFacts
 from kmsd.core.status import NOT_USABLE
 from kmsd.core.window import DEFAULT_MAXIMUM, Window

@@ -1,190 +1,20 @@
-"""Connections to a Core: trio's sockets and TLS under grpclib's HTTP/2 protocol.
+"""Connections to the endpoints of a Core: made when calls need them, as many as they need."""
 
-grpclib's `H2Protocol` does no I/O of its own: it is given bytes and writes to a transport. Here the transport is an
-outbox that a trio task empties. So a call crosses no border between event loops, everything that calls write in the
-same moment leaves as one system call, and a connection can be cut at once, over TLS as well.
-"""
-
-import logging
 import ssl
-import struct
 from collections import deque
-from typing import Any
 
-import attrs
 import trio
-from grpclib.client import Handler
-from grpclib.config import Configuration
-from grpclib.protocol import EventsProcessor, H2Protocol
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.events import AlternativeServiceAvailable, InformationalResponseReceived, UnknownFrameReceived
 from h2.exceptions import H2Error, TooManyStreamsError
 
 from kmsd.core.call import Call, Chunks, Headers, RawAnswer
 from kmsd.core.endpoints import Endpoint
+from kmsd.core.link import Link, Patience
 from kmsd.ports import StatusCode
-
-log = logging.getLogger("kmsd.core")
 
 STREAMS_PER_CONNECTION = 100
 """Calls open on one connection before another is opened; servers allow some 200, and further ones would wait."""
-OUTBOX = 262_144
-"""Bytes that wait for the socket before calls have to wait for room."""
-WINDOW = 16 * 1024 * 1024
-"""Bytes of replies that the Core may send before we have read them."""
 RECONNECT = 0.05
 """Seconds after the loss of a connection before the next one is made."""
-RECEIVE = 262_144
-"""Bytes read at once."""
-
-_H2 = H2Configuration(
-    client_side=True,
-    header_encoding="ascii",
-    validate_inbound_headers=False,
-    validate_outbound_headers=False,
-    normalize_inbound_headers=False,
-    normalize_outbound_headers=False,
-)
-_TO_IGNORE = (UnknownFrameReceived, AlternativeServiceAvailable, InformationalResponseReceived)
-"""Events that HTTP/2 wants ignored; grpclib raises on what it does not know."""
-_CONFIGURATION = Configuration(http2_connection_window_size=WINDOW, http2_stream_window_size=WINDOW).__for_client__()
-
-
-@attrs.frozen
-class Patience:
-    """How long a connection may be silent, in seconds."""
-
-    connect: float = 5.0
-    """TCP and TLS together."""
-    quiet: float = 2.0
-    """With calls open and nothing received for this long, the peer is pinged."""
-    ping: float = 5.0
-    """A ping without any byte received for this long ends the connection; with `quiet` well within 10 s."""
-
-
-class _Link:
-    """A connection that is up: grpclib's protocol, and its transport (the methods that grpclib calls on one)."""
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self.stream = stream
-        self.last_received = trio.current_time()
-        self.scope = trio.CancelScope()
-        self.greeted = trio.Event()
-        self.began = False
-        self._outbox: list[bytes] = []
-        self._buffered = 0
-        self._wake = trio.Event()
-        self._waiting_for_room: list[Call] = []
-        self._protocol = H2Protocol(Handler(), _CONFIGURATION, _H2)
-        self._protocol.connection_made(self)  # type: ignore[arg-type]  # a transport in all that grpclib uses of it
-        self.h2: H2Connection = self._protocol.connection._connection
-        self.processor: EventsProcessor = self._protocol.processor
-        for event in _TO_IGNORE:
-            self.processor.processors.setdefault(event, lambda event: None)
-
-    async def run(self, channel: "Channel", patience: Patience) -> None:
-        """Carry bytes until the connection breaks, is cut, or is silent for too long; then see `lost`."""
-        try:
-            with self.scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._send)
-                    nursery.start_soon(self._greet, channel, patience)
-                    await self._receive()
-                    nursery.cancel_scope.cancel()
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(self.stream)
-
-    def lost(self) -> None:
-        """Fail the calls that are open on it."""
-        self._protocol.connection_lost(None)
-
-    async def _receive(self) -> None:
-        try:
-            while data := await self.stream.receive_some(RECEIVE):
-                self.last_received = trio.current_time()
-                self._protocol.data_received(bytes(data))
-                if not self.is_closing():
-                    self.greeted.set()
-        except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
-            pass
-        except Exception:
-            # grpclib stumbles over a few sequences that a server should not send: one connection's trouble.
-            log.exception("a Core sent what grpclib cannot read: connection cut")
-
-    async def _send(self) -> None:
-        try:
-            while True:
-                if not self._outbox:
-                    self._wake = trio.Event()
-                    await self._wake.wait()
-                data = self._outbox[0] if len(self._outbox) == 1 else b"".join(self._outbox)
-                self._outbox.clear()
-                self._buffered = 0
-                if self._waiting_for_room:
-                    # What they write now is sent after `data`; so the socket never idles.
-                    waiting, self._waiting_for_room = self._waiting_for_room, []
-                    for call in waiting:
-                        call.pump()
-                await self.stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
-            self.scope.cancel()
-
-    async def _greet(self, channel: "Channel", patience: Patience) -> None:
-        """Wait for the peer's first bytes, its settings: only then is it known to live, and how many calls it takes."""
-        with trio.move_on_after(patience.connect):
-            await self.greeted.wait()
-        if not self.greeted.is_set():
-            self.scope.cancel()
-            return
-        channel.begin(self)
-        await self._watch(channel, patience)
-
-    async def _watch(self, channel: "Channel", patience: Patience) -> None:
-        """Ping a connection that is silent while calls are open; cut it when nothing comes back."""
-        while True:
-            quiet = trio.current_time() - self.last_received
-            if channel.open_calls == 0 or quiet < patience.quiet:
-                await trio.sleep(patience.quiet - quiet if quiet < patience.quiet else patience.quiet)
-                continue
-            pinged = trio.current_time()
-            self.h2.ping(struct.pack("!Q", int(pinged * 1e6)))
-            self.flush()
-            await trio.sleep(patience.ping)
-            if self.last_received < pinged:
-                log.warning("core %s is silent: connection cut", channel.endpoint.text)
-                self.scope.cancel()
-                return
-
-    # The connection under a call (`kmsd.core.call.Link`)
-
-    def has_room(self) -> bool:
-        return self._buffered < OUTBOX
-
-    def wait_for_room(self, call: Call) -> None:
-        self._waiting_for_room.append(call)
-
-    def flush(self) -> None:
-        data = self.h2.data_to_send()
-        if data:
-            self.write(data)
-
-    # A transport for grpclib
-
-    def write(self, data: bytes) -> None:
-        self._outbox.append(data)
-        self._buffered += len(data)
-        self._wake.set()
-
-    def is_closing(self) -> bool:
-        return self.scope.cancel_called
-
-    def close(self) -> None:
-        self.scope.cancel()
-
-    def get_extra_info(self, name: str) -> Any:
-        return None
 
 
 class Channel:
@@ -201,7 +31,7 @@ class Channel:
         self._context = context if endpoint.tls else None
         self._patience = patience
         self._nursery = nursery
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._running = False
         self._waiting: deque[Call] = deque()
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
@@ -241,7 +71,7 @@ class Channel:
         if self._waiting and self._link is not None:
             self._start_waiting(self._link)
 
-    def _start_waiting(self, link: _Link) -> None:
+    def _start_waiting(self, link: Link) -> None:
         while self._waiting and not link.is_closing():
             call = self._waiting[0]
             try:
@@ -252,9 +82,8 @@ class Channel:
                 call.fail(StatusCode.UNAVAILABLE, f"{type(error).__name__}: {error}")
             self._waiting.popleft()
 
-    def begin(self, link: _Link) -> None:
+    def begin(self, link: Link) -> None:
         """The connection is up: start what waits."""
-        link.began = True
         self._link = link
         self._start_waiting(link)
 
@@ -267,7 +96,7 @@ class Channel:
                 except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
                     self._fail_waiting(f"cannot connect: {_words(error, self._patience)}")
                     return
-                link = _Link(stream)
+                link = Link(stream)
                 try:
                     await link.run(self, self._patience)
                 finally:

@@ -1,5 +1,5 @@
 """What `kmsd.core` uses of grpclib and h2 beyond their documents. When one of these fails after an upgrade, read
-`kmsd/core/call.py` and `kmsd/core/connection.py` against the new version before anything else.
+`kmsd/core/call.py` and `kmsd/core/link.py` against the new version before anything else.
 """
 
 import inspect

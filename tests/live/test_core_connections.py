@@ -13,8 +13,9 @@ import trustme
 from kmsd.config import CoreTls
 from kmsd.core import requests
 from kmsd.core.client import GrpcCore, open_core
-from kmsd.core.connection import STREAMS_PER_CONNECTION, Patience
+from kmsd.core.connection import STREAMS_PER_CONNECTION
 from kmsd.core.endpoints import parse_shards, tls_context
+from kmsd.core.link import Patience
 from kmsd.ports import CoreAnswer, CoreMethod, Shard, StatusCode
 from kmsd.sandbox.core_double_process import RunningDouble, running_double
 
