@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,11 @@ BLOCKS_PER_SCAN = 500
 REORGANISATION_DEPTH = 64
 """Blocks that are read again when the chain no longer has the block that was read last."""
 
-RESEND_SECONDS = 10.0
-"""An answer that is not mined after so long is sent again."""
+RESEND_SECONDS = 2.0
+"""An answer that the node still does not know after so long is sent again."""
 
 CHECK_SECONDS = 0.5
+ANSWERS_A_BATCH = 200
 REMEMBERED = 200_000
 """Answered requests that are remembered, so that none is answered twice."""
 
@@ -92,29 +93,51 @@ class Watcher:
 
 
 class Member:
-    """One party: what it has sent and is not mined yet."""
+    """One party: what it is about to answer, and what it has sent and is not mined yet.
 
-    def __init__(self, party: ScriptedParty, chain_id: int, rpc: RpcClient) -> None:
+    `delay` is the time in seconds from seeing a decryption to answering it; ceremonies are answered at once.
+    """
+
+    def __init__(self, party: ScriptedParty, chain_id: int, rpc: RpcClient, delay: float) -> None:
         self.party = party
+        self._delay = delay
+        self._ready: list[Any] = []
+        self._later: deque[tuple[float, Any]] = deque()
         self._rpc = rpc
         self._sender = RawSender(party.party.tx, chain_id, rpc, batch=200)
         self._pending: list[Sent] = []
 
-    def answer(self, requests: Iterable[Any]) -> None:
-        """Answers the requests' records."""
-        self._send([call for call in map(self.party.answer, requests) if call is not None])
+    def hear(self, requests: Iterable[Any]) -> None:
+        """Takes note of the requests' records."""
+        due = time.monotonic() + self._delay
+        for request in requests:
+            if self._delay and isinstance(request, (events.PublicDecryptionRequest, events.UserDecryptionRequest)):
+                self._later.append((due, request))
+            else:
+                self._ready.append(request)
+
+    def answer(self) -> None:
+        """Answers what is due, in batches of bounded size."""
+        while self._later and self._later[0][0] <= time.monotonic():
+            self._ready.append(self._later.popleft()[1])
+        while self._ready:
+            batch, self._ready = self._ready[:ANSWERS_A_BATCH], self._ready[ANSWERS_A_BATCH:]
+            self._send([call for call in map(self.party.answer, batch) if call is not None])
 
     def check(self) -> None:
-        """Forgets what is mined, and sends again what has not been for long."""
+        """Forgets what is mined, and sends again what the node has lost; what only waits in its pool is left there."""
         if not self._pending:
             return
-        mined = int(self._rpc.call("eth_getTransactionCount", self.party.party.tx.text, "latest"), 16)
+        mined, known = (self._nonce_at(tag) for tag in ("latest", "pending"))
         self._pending = [sent for sent in self._pending if sent.nonce >= mined]
-        now = time.monotonic()
-        if self._pending and now - self._pending[0].sent_at > RESEND_SECONDS:
-            late, self._pending = self._pending, []
+        lost = [sent for sent in self._pending if sent.nonce >= known]
+        if lost and time.monotonic() - lost[0].sent_at > RESEND_SECONDS:
+            self._pending = [sent for sent in self._pending if sent.nonce < known]
             self._sender.forget_nonce()
-            self._send([sent.call for sent in late])
+            self._send([sent.call for sent in lost])
+
+    def _nonce_at(self, tag: str) -> int:
+        return int(self._rpc.call("eth_getTransactionCount", self.party.party.tx.text, tag), 16)
 
     def _send(self, calls: Sequence[Call]) -> None:
         if not calls:
@@ -129,23 +152,20 @@ class Member:
         self._pending += [Sent(call, first + number, now) for number, call in enumerate(calls)]
 
 
-def serve(members: Sequence[Member], watcher: Watcher, interval: float, delay: float, stop: threading.Event) -> None:
+def serve(members: Sequence[Member], watcher: Watcher, interval: float, stop: threading.Event) -> None:
     """Answers until `stop` is set. A chain that does not answer is asked again."""
-    due: list[tuple[float, Any]] = []
     checked = 0.0
     while not stop.wait(interval):
         try:
-            now = time.monotonic()
-            due += [(now + delay, events.decode(log)) for log in watcher.new_requests()]
-            ready = [request for at, request in due if at <= now]
-            due = [(at, request) for at, request in due if at > now]
+            requests = [events.decode(log) for log in watcher.new_requests()]
             for member in members:
-                if ready:
-                    member.answer(ready)
-                if now - checked > CHECK_SECONDS:
+                member.hear(requests)
+            for member in members:
+                member.answer()
+            if time.monotonic() - checked > CHECK_SECONDS:
+                checked = time.monotonic()
+                for member in members:
                     member.check()
-            if now - checked > CHECK_SECONDS:
-                checked = now
         except (OSError, http.client.HTTPException, RpcError) as error:
             print(f"the Gateway chain: {error!r}", file=sys.stderr, flush=True)
             stop.wait(0.2)
@@ -159,24 +179,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parties", default="2,3,4", help="numbers of the parties that answer, 1 is the first")
     parser.add_argument("--from-block", type=int, default=0)
     parser.add_argument("--interval-ms", type=float, default=50, help="between looks at the chain")
-    parser.add_argument("--delay-ms", type=float, default=0, help="from seeing a request to answering it")
+    parser.add_argument("--delay-ms", type=float, default=0, help="from seeing a decryption to answering it")
+    parser.add_argument("--slow-party", type=int, help="number of a party that answers decryptions later")
+    parser.add_argument("--slow-ms", type=float, default=60_000, help="its delay")
     options = parser.parse_args(arguments)
 
     deployment = Deployment.from_json(options.deployment.read_text())
     numbers = [int(word) for word in options.parties.split(",")]
     rpc = RpcClient(options.port)
-    members = [Member(ScriptedParty(deployment, number), deployment.gateway_chain_id, rpc) for number in numbers]
+    chain_id = deployment.gateway_chain_id
+    delays = dict.fromkeys(numbers, options.delay_ms / 1000)
+    if options.slow_party is not None:
+        delays[options.slow_party] = options.slow_ms / 1000
+    members = [Member(ScriptedParty(deployment, number), chain_id, rpc, delays[number]) for number in numbers]
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     print(json.dumps({"pid": os.getpid(), "parties": numbers}), flush=True)
-    serve(
-        members,
-        Watcher(rpc, deployment, options.from_block),
-        options.interval_ms / 1000,
-        options.delay_ms / 1000,
-        stop,
-    )
+    serve(members, Watcher(rpc, deployment, options.from_block), options.interval_ms / 1000, stop)
 
 
 if __name__ == "__main__":

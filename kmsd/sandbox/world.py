@@ -38,13 +38,19 @@ STOP_DEADLINE = 30.0
 
 @attrs.frozen
 class Plan:
-    """What a world is made of. `core_latency_ms` None: the double's own. `settings` are further keys of kmsd.toml."""
+    """What a world is made of. `core_latency_ms` None: the double's own. `settings` are further keys of kmsd.toml.
+
+    The scripted parties answer at once, but `slow_party` answers decryptions only after `slow_ms`: so it is kmsd's
+    answer that reaches the threshold as a rule, and not one that comes after everything is settled. None: nobody waits.
+    """
 
     gateway_chain_id: int = GATEWAY_CHAIN_ID
     host_chain_id: int = HOST_CHAIN_ID
     block_time: float | None = BLOCK_TIME
     parties: int = 4
     scripted: tuple[int, ...] = (2, 3, 4)
+    slow_party: int | None = 4
+    slow_ms: float = 60_000
     core_latency_ms: float | None = None
     ceremony_ms: float | None = None
     settings: Mapping[str, Any] = attrs.field(factory=dict)
@@ -161,6 +167,8 @@ class World:
         options = ["--deployment", str(file), "--port", str(self.gateway.port)]
         options += ["--parties", ",".join(map(str, self.plan.scripted))]
         options += ["--from-block", str(self.gateway.block_number() + 1)]
+        if self.plan.slow_party is not None:
+            options += ["--slow-party", str(self.plan.slow_party), "--slow-ms", f"{self.plan.slow_ms:g}"]
         self._committee = python_process("committee", "kmsd.sandbox.committee", options, self.folder)
         self._committee.stdout_path.unlink(missing_ok=True)
         self._committee.start()
