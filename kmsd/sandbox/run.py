@@ -2,6 +2,7 @@
 the chain, and says how it went.
 """
 
+import contextlib
 import json
 import signal
 import sys
@@ -223,7 +224,8 @@ class Session:
         for name, where in rows.items():
             self._console.print(f"{name:20}{where}", markup=False, soft_wrap=True)
         self._say("everything is left running; Ctrl-C ends it")
-        threading.Event().wait()
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
 
     def _watch(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):
