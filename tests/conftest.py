@@ -20,7 +20,7 @@ from kmsd.sandbox.anvil import Anvil
 from kmsd.sandbox.contracts import Deployment, committee, coprocessors, deploy
 from kmsd.sandbox.postgres import Postgres
 
-pytest_plugins = ["guarantee_plugin"]
+pytest_plugins = ["guarantee_plugin", "store_world"]
 
 _numbers = itertools.count(1)
 

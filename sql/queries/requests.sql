@@ -37,7 +37,7 @@ WITH bad AS (
     RETURNING to_jsonb(r) AS content
 )
 INSERT INTO kmsd_quarantine (source, reason, kind, id, row_content)
-SELECT 'row', $3, $4, $1, content FROM bad
+SELECT 'row', $3, '{{kind}}', $1, content FROM bad
 
 -- name: sent
 -- A send that the Core took freshly shows that an earlier refusal burnt nothing ($4).
