@@ -6,7 +6,7 @@ from typing import Any
 
 import betterproto2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmsd.core.decoding import Undecodable, decode
@@ -63,6 +63,7 @@ def test_golden_vectors(vector: dict[str, Any]) -> None:
     assert bytes(decode(message_type, wire)) == wire
 
 
+@settings(deadline=None)
 @given(st.one_of(_PUBLIC, _USER))
 def test_what_betterproto_writes(message: betterproto2.Message) -> None:
     assert decode(type(message), bytes(message)) == message
@@ -101,6 +102,7 @@ def test_unknown_fields_and_enum_values_are_kept_out_of_the_way() -> None:
     assert int(decode(HealthCheckResponse, b"\x08\x63").status) == 99
 
 
+@settings(deadline=None)
 @given(st.sampled_from(REPLIES), st.binary(max_size=300))
 def test_anything_is_a_message_or_undecodable(message_type: type[betterproto2.Message], data: bytes) -> None:
     try:
@@ -110,6 +112,7 @@ def test_anything_is_a_message_or_undecodable(message_type: type[betterproto2.Me
     bytes(message)  # every field has the type that it should have: it can be encoded
 
 
+@settings(deadline=None)
 @given(st.one_of(_PUBLIC, _USER), st.data())
 def test_damaged_messages(message: betterproto2.Message, data: st.DataObject) -> None:
     wire = bytearray(bytes(message) or b"\0")

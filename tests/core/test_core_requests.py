@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmsd.core import requests
@@ -167,6 +167,7 @@ def _id(number: int) -> kms.RequestId:
     return kms.RequestId(request_id=ids.to_core(number))
 
 
+@settings(deadline=None)
 @given(_IDS, _CIPHERTEXTS, _IDS, _DOMAINS, _BYTES)
 def test_public_decryption_is_what_betterproto_makes(
     request_id: int, ciphertexts: list[requests.Ciphertext], key_id: int, domain: Domain, extra_data: bytes
@@ -182,6 +183,7 @@ def test_public_decryption_is_what_betterproto_makes(
     assert b"".join(built) == bytes(message)
 
 
+@settings(deadline=None)
 @given(_IDS, _CIPHERTEXTS, _IDS, _DOMAINS, _BYTES, st.binary(min_size=20, max_size=20), _BYTES)
 def test_user_decryption_is_what_betterproto_makes(
     request_id: int,
