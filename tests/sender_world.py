@@ -5,11 +5,12 @@ Runs under trio's MockClock; nothing here sleeps in real time.
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import trio
 
+from kmsd.chain.jsonrpc import BadAnswer
 from kmsd.chain.wallet import LocalWallet
 from kmsd.config import Contract, Settings
 from kmsd.observe.health import Health
@@ -35,6 +36,8 @@ from kmsd.wakeups import WakeUps
 from kmsd.wire.v0_11.calls import decode_call
 from kmsd.wire.v0_11.errors import ERRORS
 from kmsd.wire.v0_11.views import GET_KMS_NODE
+
+T = TypeVar("T")
 
 CHAIN_ID = 31337
 DECRYPTION = b"\xd1" * 20
@@ -213,13 +216,15 @@ class Group:
     def __init__(self, nodes: Sequence[DoubleNode]) -> None:
         self.nodes = nodes
 
-    async def batch(self, calls: Sequence[RpcCall], *, deadline: float) -> Sequence[RpcAnswer]:
+    async def read(self, calls: Sequence[RpcCall], read: Callable[[Sequence[RpcAnswer]], T], *, deadline: float) -> T:
         down = DependencyDown("gateway", "no nodes")
         for node in self.nodes:
             try:
-                return await node.batch(calls, deadline=deadline)
+                return read(await node.batch(calls, deadline=deadline))
             except DependencyDown as error:
                 down = error
+            except BadAnswer as bad:
+                down = DependencyDown(f"gateway node {node.name}", str(bad))
         raise down
 
 

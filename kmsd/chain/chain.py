@@ -52,6 +52,13 @@ class Chain:
         """
         return await self._ask(calls, lambda answers: answers, deadline, prefer, avoid)
 
+    async def read(self, calls: Sequence[RpcCall], read: Callable[[Sequence[RpcAnswer]], T], *, deadline: float) -> T:
+        """What `read` makes of the answers of one node; a node whose answers it refuses by BadAnswer is passed over.
+
+        Raises DependencyDown when no node answers usably within `deadline` seconds.
+        """
+        return await self._ask(calls, read, deadline, None, None)
+
     async def call_views(
         self,
         calls: Sequence[tuple[bytes, bytes]],

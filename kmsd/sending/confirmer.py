@@ -26,6 +26,8 @@ log = logging.getLogger("kmsd.sender")
 
 FOREIGN_AFTER = 5.0
 """Seconds for which a mined nonce may lack a receipt of ours before it counts as another program's."""
+MAX_TRACES = 4
+"""Transactions traced in one pass, where the call repeated does not tell why one failed; not every node traces."""
 FINAL_BATCH = 512
 """Entries declared final in one statement."""
 
@@ -223,13 +225,15 @@ class Confirmer:
         transactions = [decode(entry.raw, with_sender=False).transaction for entry, _ in failed]
         replays = await self._questions.replays([Call(t.to, t.data) for t in transactions])
         reasons: dict[int, RevertReason | str | None] = {}
+        traces = MAX_TRACES if self._settings.trace_reverted_tx else 0
         for (entry, receipt), replay in zip(failed, replays, strict=True):
             reason: RevertReason | str | None = None
             if isinstance(replay, Unanswered):
                 reason = f"mined with status 0; the node does not say why ({replay.error.message[:200]})"
             elif replay is not None:
                 reason = replay
-            elif self._settings.trace_reverted_tx and not may_be_out_of_gas(receipt.gas_used, entry.gas_limit):
+            elif traces > 0 and not may_be_out_of_gas(receipt.gas_used, entry.gas_limit):
+                traces -= 1
                 traced = await self._questions.trace(entry.tx_hash)
                 reason = f"mined with status 0: {traced}; the same call succeeds now" if traced is not None else None
             reasons[entry.nonce] = reason

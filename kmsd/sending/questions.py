@@ -1,5 +1,6 @@
 """What the sender asks the Gateway chain, typed, in batches."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -35,8 +36,8 @@ class NodeGroup(Protocol):
     @property
     def nodes(self) -> Sequence[Node]: ...
 
-    async def batch(self, calls: Sequence[RpcCall], *, deadline: float) -> Sequence[RpcAnswer]:
-        """Answers in the order of the calls; raises DependencyDown when no node answers."""
+    async def read(self, calls: Sequence[RpcCall], read: Callable[[Sequence[RpcAnswer]], T], *, deadline: float) -> T:
+        """What `read` makes of one node's answers; a node whose answers it refuses by BadAnswer is passed over."""
 
 
 class Call(NamedTuple):
@@ -83,117 +84,129 @@ class Questions:
         calls = [RpcCall("eth_blockNumber", ()), RpcCall("eth_getTransactionCount", (self._wallet, "latest"))]
         if sentinel is not None:
             calls.append(RpcCall("eth_getTransactionReceipt", (to_data(sentinel),)))
-        answers = await self._batch(calls)
-        found = _read(receipt, answers[2]) if sentinel is not None else None
-        return Tip(_read(quantity, answers[0]), _read(quantity, answers[1]), found)
+
+        def read(answers: Sequence[RpcAnswer]) -> Tip:
+            found = receipt(_plain(answers[2])) if sentinel is not None else None
+            return Tip(quantity(_plain(answers[0])), quantity(_plain(answers[1])), found)
+
+        return await self._ask(calls, read)
 
     async def conditions(self) -> Conditions:
         """Fees, nonces and the block's gas limit, together."""
-        answers = await self._batch(
-            (
-                RpcCall("eth_feeHistory", (to_quantity(HISTORY_BLOCKS), "latest", [REWARD_PERCENTILE])),
-                RpcCall("eth_gasPrice", ()),
-                RpcCall("eth_getTransactionCount", (self._wallet, "latest")),
-                RpcCall("eth_getTransactionCount", (self._wallet, "pending")),
-                RpcCall("eth_getBlockByNumber", ("latest", False)),
-            )
+        calls = (
+            RpcCall("eth_feeHistory", (to_quantity(HISTORY_BLOCKS), "latest", [REWARD_PERCENTILE])),
+            RpcCall("eth_gasPrice", ()),
+            RpcCall("eth_getTransactionCount", (self._wallet, "latest")),
+            RpcCall("eth_getTransactionCount", (self._wallet, "pending")),
+            RpcCall("eth_getBlockByNumber", ("latest", False)),
         )
-        history, price, mined, pending, latest = answers
-        mined_count = _read(quantity, mined)
-        head = _read(block, latest)
-        if head is None:
-            raise DependencyDown("gateway", "the node has no latest block")
-        return Conditions(
-            _market(history, price),
-            mined_count,
-            mined_count if pending.error is not None else _read(quantity, pending),
-            head.gas_limit,
-        )
+        return await self._ask(calls, _conditions)
 
     async def mined_counts(self) -> list[int]:
         """The wallet's mined transactions in the eyes of each node that answers."""
         call = RpcCall("eth_getTransactionCount", (self._wallet, "latest"))
-        return [_read(quantity, answer) for answer in await self._everywhere(call) if answer is not None]
+        counts = []
+        for answer in await self._everywhere(call):
+            with contextlib.suppress(BadAnswer):
+                counts += [quantity(_plain(answer))] if answer is not None else []
+        return counts
 
     async def receipts(self, hashes: Sequence[bytes], sizes: Sequence[int] = ()) -> list[Receipt | None]:
         """The receipt of each transaction, None where the node knows none. `sizes`: bytes of their calldata."""
         calls = [RpcCall("eth_getTransactionReceipt", (to_data(tx_hash),)) for tx_hash in hashes]
-        return [_read(receipt, answer) for answer in await self._batches(calls, sizes)]
+        return await self._batches(calls, sizes, lambda answer: receipt(_plain(answer)))
 
     async def estimates(self, calls: Sequence[Call]) -> list[int | RevertReason | Unanswered]:
         """Gas that each call from the wallet would use, or how it would be reverted."""
-        answers = await self._each("eth_estimateGas", calls, ())
-        return [_result(quantity, answer) if isinstance(answer, str) else answer for answer in answers]
+        return await self._each("eth_estimateGas", calls, (), quantity)
 
     async def replays(self, calls: Sequence[Call]) -> list[RevertReason | Unanswered | None]:
         """How each call from the wallet is reverted on the latest block without a gas limit; None: it succeeds."""
-        answers = await self._each("eth_call", calls, ("latest",))
-        return [None if isinstance(answer, str) else answer for answer in answers]
+        return await self._each("eth_call", calls, ("latest",), lambda result: None)
 
     async def view(self, call: Call) -> bytes:
         """The result of one view."""
-        (answer,) = await self._each("eth_call", (call,), ("latest",))
-        if not isinstance(answer, str):
+        answers = await self._each("eth_call", (call,), ("latest",), data)
+        if not isinstance(answers[0], bytes):
             raise DependencyDown("gateway", f"a view of {to_data(call.to)} failed")
-        return _result(data, answer)
+        return answers[0]
 
     async def balance(self) -> int:
         """The wallet's balance in wei."""
-        answers = await self._batch((RpcCall("eth_getBalance", (self._wallet, "latest")),))
-        return _read(quantity, answers[0])
+        call = RpcCall("eth_getBalance", (self._wallet, "latest"))
+        return await self._ask((call,), lambda answers: quantity(_plain(answers[0])))
 
     async def send(self, raws: Sequence[bytes]) -> Sequence[RpcAnswer]:
         """Broadcast raw transactions in one batch, in their order."""
-        return await self._batch([RpcCall("eth_sendRawTransaction", (to_data(raw),)) for raw in raws])
+        return await self._ask([RpcCall("eth_sendRawTransaction", (to_data(raw),)) for raw in raws], list)
 
     async def send_sync(self, raw: bytes) -> RpcAnswer:
         """Broadcast one transaction and let the node wait for its receipt."""
         call = RpcCall("eth_sendRawTransactionSync", (to_data(raw), int(SYNC_TIMEOUT * 1000)))
-        return (await self._batch((call,)))[0]
+        return await self._ask((call,), lambda answers: answers[0])
 
     async def send_everywhere(self, raw: bytes) -> list[RpcAnswer | None]:
         """Broadcast one transaction to every node; None for each that is down."""
         return await self._everywhere(RpcCall("eth_sendRawTransaction", (to_data(raw),)))
 
     async def trace(self, tx_hash: bytes) -> RevertReason | None:
-        """The revert of a mined transaction by debug_traceTransaction; None where the node does not tell."""
+        """The revert of a mined transaction by debug_traceTransaction; None where no node tells. Raises nothing."""
         options = {"tracer": "callTracer", "tracerConfig": {"onlyTopCall": True}}
-        answers = await self._batch((RpcCall("debug_traceTransaction", (to_data(tx_hash), options)),))
-        output = answers[0].result.get("output") if isinstance(answers[0].result, dict) else None
-        if not isinstance(output, str) or len(output) < 10:
+
+        def read(answers: Sequence[RpcAnswer]) -> RevertReason | None:
+            output = answers[0].result.get("output") if isinstance(answers[0].result, dict) else None
+            return decode_revert(data(output)) if isinstance(output, str) and len(output) >= 10 else None
+
+        try:
+            return await self._ask((RpcCall("debug_traceTransaction", (to_data(tx_hash), options)),), read)
+        except DependencyDown:
             return None
-        return decode_revert(_result(data, output))
 
     async def _each(
-        self, method: str, calls: Sequence[Call], more: tuple[Any, ...]
-    ) -> list[str | RevertReason | Unanswered]:
+        self, method: str, calls: Sequence[Call], more: tuple[Any, ...], parse: Callable[[Any], T]
+    ) -> list[T | RevertReason | Unanswered]:
         questions = [
             RpcCall(method, ({"from": self._wallet, "to": to_data(call.to), "data": to_data(call.data)}, *more))
             for call in calls
         ]
-        found: list[str | RevertReason | Unanswered] = []
-        for answer in await self._batches(questions, [len(call.data) for call in calls]):
-            if answer.error is None:
-                found.append(answer.result if isinstance(answer.result, str) else "")
-            elif (reverted := _revert_data(answer.error)) is not None:
-                found.append(decode_revert(reverted))
-            else:
-                found.append(Unanswered(answer.error))
-        return found
 
-    async def _batches(self, calls: Sequence[RpcCall], sizes: Sequence[int] = ()) -> Sequence[RpcAnswer]:
+        def read(answer: RpcAnswer) -> T | RevertReason | Unanswered:
+            if answer.error is None:
+                return parse(answer.result)
+            reverted = _revert_data(answer.error)
+            return decode_revert(reverted) if reverted is not None else Unanswered(answer.error)
+
+        answers = await self._batches(questions, [len(call.data) for call in calls], read)
+        open_ones = [index for index, answer in enumerate(answers) if isinstance(answer, Unanswered)]
+        if open_ones and len(self.nodes) > 1:
+            await self._ask_others(questions, open_ones[:BATCH], answers, read)
+        return answers
+
+    async def _ask_others(
+        self, questions: Sequence[RpcCall], indices: Sequence[int], answers: list[Any], read: Callable[[RpcAnswer], Any]
+    ) -> None:
+        """Put the calls to every node, since the first one may be what is wrong; fills `answers` where one answers."""
+        for node in self.nodes:
+            with contextlib.suppress(DependencyDown, BadAnswer):
+                calls = [questions[index] for index in indices]
+                for index, answer in zip(indices, await node.batch(calls, deadline=self._deadline), strict=True):
+                    if isinstance(answers[index], Unanswered):
+                        answers[index] = read(answer)
+
+    async def _batches(self, calls: Sequence[RpcCall], sizes: Sequence[int], read: Callable[[RpcAnswer], T]) -> list[T]:
         """Any number of questions in batches, some of them side by side. `sizes`: bytes that each one moves."""
         parts = [calls[start:end] for start, end in cuts(sizes or [0] * len(calls))]
-        if len(parts) <= 1:
-            return await self._batch(calls) if calls else ()
-        answers: list[Sequence[RpcAnswer]] = [()] * len(parts)
+        answers: list[list[T]] = [[] for _ in parts]
         faults: list[DependencyDown] = []
         waiting = iter(range(len(parts)))
+
+        def read_all(part: Sequence[RpcAnswer]) -> list[T]:
+            return [read(answer) for answer in part]
 
         async def ask() -> None:
             for index in waiting:
                 try:
-                    answers[index] = await self._batch(parts[index])
+                    answers[index] = await self._ask(parts[index], read_all)
                 except DependencyDown as down:
                     faults.append(down)
                     nursery.cancel_scope.cancel()
@@ -205,8 +218,8 @@ class Questions:
             raise faults[0]
         return [answer for part in answers for answer in part]
 
-    async def _batch(self, calls: Sequence[RpcCall]) -> Sequence[RpcAnswer]:
-        return await self._gateway.batch(calls, deadline=self._deadline)
+    async def _ask(self, calls: Sequence[RpcCall], read: Callable[[Sequence[RpcAnswer]], T]) -> T:
+        return await self._gateway.read(calls, read, deadline=self._deadline)
 
     async def _everywhere(self, call: RpcCall) -> list[RpcAnswer | None]:
         answers: list[RpcAnswer | None] = []
@@ -230,29 +243,36 @@ def cuts(sizes: Sequence[int], most: int = BATCH) -> Iterator[tuple[int, int]]:
         yield start, len(sizes)
 
 
+def _conditions(answers: Sequence[RpcAnswer]) -> Conditions:
+    history, price, mined, pending, latest = answers
+    head = block(_plain(latest))
+    if head is None:
+        raise BadAnswer("there is no latest block")
+    mined_count = quantity(_plain(mined))
+    pending_count = mined_count if pending.error is not None else quantity(pending.result)
+    return Conditions(_market(history, price), mined_count, pending_count, head.gas_limit)
+
+
 def _market(history: RpcAnswer, price: RpcAnswer) -> Market:
     """From eth_feeHistory, or from eth_gasPrice where a node knows no other."""
     fields = history.result if isinstance(history.result, dict) else {}
+    base_fees, rewards = fields.get("baseFeePerGas") or (), fields.get("reward") or ()
+    if not base_fees:
+        return market_from_price(quantity(_plain(price)))
     try:
-        base_fees = [quantity(fee, "base fee") for fee in fields.get("baseFeePerGas") or ()]
-        rewards = [[quantity(tip, "reward") for tip in row or ()] for row in fields.get("reward") or ()]
-    except (BadAnswer, TypeError):
-        raise DependencyDown("gateway", "an unusable fee history") from None
-    return market_from_history(base_fees, rewards) if base_fees else market_from_price(_read(quantity, price))
+        return market_from_history(
+            [quantity(fee, "base fee") for fee in base_fees],
+            [[quantity(tip, "reward") for tip in row or ()] for row in rewards],
+        )
+    except TypeError:
+        raise BadAnswer("an unusable fee history") from None
 
 
-def _read(parse: Callable[[Any], T], answer: RpcAnswer) -> T:
-    """The value of an answer to a plain question: an error to one, or another form, is the node's fault."""
+def _plain(answer: RpcAnswer) -> Any:
+    """The result of a plain question, which a healthy node answers without an error."""
     if answer.error is not None:
-        raise DependencyDown("gateway", f"error {answer.error.code} to a plain question: {answer.error.message[:200]}")
-    return _result(parse, answer.result)
-
-
-def _result(parse: Callable[[Any], T], result: Any) -> T:
-    try:
-        return parse(result)
-    except BadAnswer as bad:
-        raise DependencyDown("gateway", str(bad)) from None
+        raise BadAnswer(f"error {answer.error.code} to a plain question")
+    return answer.result
 
 
 def _revert_data(error: RpcError) -> bytes | None:

@@ -23,6 +23,7 @@ from kmsd.sending.questions import Call, Questions
 from kmsd.sending.works import Key, Work
 from kmsd.wire.addresses import ZERO_ADDRESS
 from kmsd.wire.errors import WireError
+from kmsd.wire.ids import short
 from kmsd.wire.v0_11.errors import RevertClass, RevertReason
 from kmsd.wire.v0_11.views import GET_KMS_NODE
 
@@ -75,7 +76,7 @@ class Verdicts:
             return ResponseOutcome(self._lease(work), ResponseFate.PENDING, decision.words, delay=self._gate.trial_in)
         if decision.next is Next.COMPLETE:
             self.accepted()
-            log.info("%s %x: %s", work.response.kind, work.response.id, decision.words)
+            log.info("response %s: %s", short(work.response.id), decision.words)
             return ResponseOutcome(self._lease(work), ResponseFate.COMPLETED, decision.words)
         if decision.next is Next.FAIL:
             return self._fail(work, decision.words)
@@ -89,10 +90,10 @@ class Verdicts:
         if fate is ResponseFate.FAILED:
             words = f"time budget spent; {words}"
             self._metrics.inc("kms_connector_failures", response.kind.value, "time budget")
-            log.error("response %s %x failed: %s", response.kind, response.id, words)
+            log.error("response %s failed: %s", short(response.id), words)
             return ResponseOutcome(self._lease(work), fate, words, counted=True)
         self._metrics.inc("kms_connector_retries", response.kind.value, reason)
-        log.warning("response %s %x is tried again in %.0f s: %s", response.kind, response.id, delay, words)
+        log.warning("response %s is tried again in %.0f s: %s", short(response.id), delay, words)
         return ResponseOutcome(self._lease(work), fate, words, delay=delay, counted=True)
 
     def failed(self, work: Work, words: str) -> ResponseOutcome:
@@ -112,7 +113,7 @@ class Verdicts:
     def _fail(self, work: Work, words: str) -> ResponseOutcome:
         response = work.response
         self._metrics.inc("kms_connector_failures", response.kind.value, "reverted")
-        log.error("response %s %x failed: %s", response.kind, response.id, words)
+        log.error("response %s failed: %s", short(response.id), words)
         return ResponseOutcome(self._lease(work), ResponseFate.FAILED, words, counted=True)
 
     def _lease(self, work: Work) -> Lease:

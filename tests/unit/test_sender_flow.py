@@ -145,6 +145,19 @@ async def test_dead_node_costs_nothing_where_another_answers(autojump_clock: Moc
     world.check_votes(20)
 
 
+async def test_node_that_answers_garbage_is_passed_over(autojump_clock: MockClock) -> None:
+    world = World(nodes=2)
+    waiting(world, 20)
+
+    def garbage(call: RpcCall) -> RpcError | None:
+        return RpcError(-32603, "internal") if call.method != "eth_sendRawTransaction" else None
+
+    world.nodes[0].on_call = garbage
+    async with world.running():
+        await world.until(world.all_completed)
+    world.check_votes(20)
+
+
 async def test_outage_of_all_nodes_fails_nothing(autojump_clock: MockClock) -> None:
     world = World(decryption_time_budget=30.0)
     waiting(world, 20)

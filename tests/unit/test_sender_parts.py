@@ -1,6 +1,6 @@
 """The sender's small parts: batches by size, answers of nodes, the gate, works in hand, calldata."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from sender_world import CHAIN_ID, DECRYPTION, KMS_GENERATION, PUBLIC_BASE, Cloc
 from trio.testing import MockClock
 
 from kmsd.chain.fees import Market
+from kmsd.chain.jsonrpc import BadAnswer
 from kmsd.chain.outcomes import Refusal
 from kmsd.observe.health import Health
 from kmsd.operations.kinds import Kind
@@ -36,14 +37,19 @@ class Scripted:
         self.answers = answers
         self.sizes: list[int] = []
 
-    async def batch(self, calls: Sequence[RpcCall], *, deadline: float) -> Sequence[RpcAnswer]:
+    async def read(
+        self, calls: Sequence[RpcCall], read: Callable[[Sequence[RpcAnswer]], Any], *, deadline: float
+    ) -> Any:
         await trio.lowlevel.checkpoint()
         self.sizes.append(len(calls))
         found = []
         for call in calls:
             answer = self.answers[call.method]
             found.append(RpcAnswer(None, answer) if isinstance(answer, RpcError) else RpcAnswer(answer))
-        return found
+        try:
+            return read(found)
+        except BadAnswer as bad:
+            raise DependencyDown("gateway", str(bad)) from None
 
 
 def questions(**answers: Any) -> Questions:
