@@ -52,7 +52,8 @@ def _install(node: Path, npm: Path, home: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="kmsd-npm-") as scratch:
         env = dict(os.environ)
         env["HOME"] = env.get("HOME") or scratch
-        env.setdefault("NODE_USE_SYSTEM_CA", "1")  # a registry or proxy of one's own may have a certificate of one's own
+        # A registry or proxy of an operator's own may have a certificate of the operator's own.
+        env.setdefault("NODE_USE_SYSTEM_CA", "1")
         env["PATH"] = f"{node.parent}{os.pathsep}{env.get('PATH', os.defpath)}"
         options = ["--no-audit", "--no-fund", "--ignore-scripts", "--no-update-notifier", "--loglevel=error"]
         done = subprocess.run(
