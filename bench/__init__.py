@@ -1,0 +1,1 @@
+"""Measurements of kmsd on the sandbox's parts: `make bench ARGS="public user --json"`."""
