@@ -34,7 +34,6 @@ from kmsd.ports import (
     RpcCall,
     RpcError,
     StoredRef,
-    TryAgain,
 )
 from kmsd.wakeups import WakeUps
 from kmsd.wire.keccak import keccak256
@@ -287,17 +286,14 @@ class MemoryStore:
         self.ends: dict[tuple[str, Stream], list[BlockRef]] = {}
         self.rust_cursor: int | None = None
         self.floors: dict[Stream, int] = {}
-        self.given_back: list[TryAgain] = []
         self.records: list[RangeRecord] = []
         self.fail: Callable[[str], str | None] = lambda verb: None
+        self.latency = 0.001
         self.moved = trio.Event()
 
-    def _begin(self, verb: str) -> bool:
-        """Raises when the database is down; True when the answer is to be lost."""
-        fault = self.fail(verb)
-        if fault == "down":
+    def _begin(self, verb: str) -> None:
+        if self.fail(verb) == "down":
             raise DependencyDown("database", "connection refused")
-        return fault == "lose"
 
     async def cursor(self, node: str, stream: Stream) -> BlockRef | None:
         self._begin("cursor")
@@ -318,8 +314,11 @@ class MemoryStore:
         return list(reversed(self.ends.get((node, stream), [])))[:256]
 
     async def record_range(self, record: RangeRecord) -> RangeOutcome:
-        lose = self._begin("record_range")
-        await trio.sleep(0.001)
+        fault = self.fail("record_range")
+        await trio.sleep(self.latency)
+        if fault == "down":
+            raise DependencyDown("database", "connection refused")
+        lose = fault == "lose"
         key = (record.node, record.stream)
         if self.cursors.get(key) != record.expected:
             return RangeOutcome(committed=False)
@@ -381,18 +380,6 @@ class MemoryStore:
         known = [ref.number for (node, one), ref in self.cursors.items() if one is stream and node in nodes]
         if known:
             self.floors[stream] = min(known)
-
-    async def try_again(self, items: Sequence[TryAgain]) -> Sequence[bool]:
-        self._begin("try_again")
-        await trio.lowlevel.checkpoint()
-        applied = []
-        for item in items:
-            row = self.rows.get((item.lease.kind, item.lease.id))
-            applied.append(row is not None and row.owner == item.lease.owner)
-            if row is not None and row.owner == item.lease.owner:
-                row.owner = None
-        self.given_back += items
-        return applied
 
     def _signal(self) -> None:
         self.moved.set()

@@ -187,7 +187,6 @@ class StreamReader:
         """The position, from the store where this reader does not know it: at start, after a fault, after a move."""
         if self._position is None:
             stored = await self._around.store.cursor(self.node.name, self.stream)
-            await self._recorder.settle_doubt(stored)
             if stored is not None:
                 # What this daemon read beyond it may have been withdrawn by another one since.
                 self._witnesses.rewound(self.node.name, stored.number)

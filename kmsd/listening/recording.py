@@ -4,8 +4,7 @@
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import trio
 
@@ -16,17 +15,10 @@ from kmsd.listening.decoding import Decoded, decode, kind_of
 from kmsd.listening.witnesses import LogKey, Witnesses
 from kmsd.operations.kinds import Kind, Stream
 from kmsd.operations.table import DECRYPTIONS, OPERATIONS
-from kmsd.ports import BlockRef, Lease, RangeOutcome, RangeRecord, TryAgain
+from kmsd.ports import BlockRef, RangeOutcome, RangeRecord
 from kmsd.wire import ids
 
 log = logging.getLogger("kmsd.listener")
-
-
-class _Doubt(NamedTuple):
-    """A commit that may or may not have happened, and the rows that it may have leased to this daemon."""
-
-    end: BlockRef
-    leases: Sequence[Lease]
 
 
 class Recorder:
@@ -37,20 +29,18 @@ class Recorder:
         self._node = node
         self._stream = stream
         self._witnesses = witnesses
-        self._doubt: _Doubt | None = None
 
     async def record(self, expected: BlockRef | None, found: Scanned) -> bool:
         """Commit what is new in the range; False when the cursor is no longer `expected`, and nothing was written.
 
-        Raises DependencyDown, which leaves open whether the commit happened: read the cursor again, then
-        `settle_doubt`.
+        Raises DependencyDown, which leaves open whether the commit happened: read the cursor again. Rows that it may
+        have leased to this daemon are found and given back by the worker.
         """
         around = self._around
         if found.strays:
             around.metrics.inc("kms_connector_listener_strays", self._node, by=found.strays)
             log.warning("node %s answered with %d logs that nobody had asked for", self._node, found.strays)
         news = [one for one in found.logs if not self._witnesses.known_to(self._node, one)]
-        fresh = self._witnesses.fresh(news)
         decoded = await decode(news, self._node, around.time, around.entropy)
         counts = _counts(decoded)
         owner = around.ownership.current
@@ -71,8 +61,6 @@ class Recorder:
         try:
             outcome = await around.store.record_range(record)
         except BaseException:
-            if owner is not None and reserved:
-                self._doubt = _Doubt(record.end, _leases(decoded, fresh, reserved, owner))
             self._cancel(reserved)
             raise
         failpoint("listener.after_record")
@@ -87,17 +75,6 @@ class Recorder:
             if kind not in DECRYPTIONS or outcome.stored.get(kind, count) > handed.get(kind, 0):
                 around.wakeups.ring(kind, is_response=False)
         return True
-
-    async def settle_doubt(self, cursor: BlockRef | None) -> None:
-        """After a commit whose answer was lost: rows that it leased to us are in nobody's hands, so give them back."""
-        if self._doubt is None:
-            return
-        if cursor == self._doubt.end and self._doubt.leases:
-            words = "the database's answer to the insert was lost"
-            await self._around.store.try_again([TryAgain(lease, 0.0, words) for lease in self._doubt.leases])
-            for kind in DECRYPTIONS:
-                self._around.wakeups.ring(kind, is_response=False)
-        self._doubt = None
 
     def _reserve(self, counts: Mapping[Kind, int]) -> dict[Kind, int]:
         """How many fresh decryptions of each kind this daemon's worker takes at once."""
@@ -144,6 +121,8 @@ class Recorder:
                 one.log.tx_hash.hex(),
                 one.reason,
             )
+        metrics.inc("kms_connector_listener_events_replaced", self._stream.value, by=outcome.replaced)
+        metrics.inc("kms_connector_listener_events_conflicting", self._stream.value, by=outcome.conflicts)
         if outcome.conflicts:
             log.error(
                 "%d events of %s up to block %d contradict requests that were already sent to the Core; see quarantine",
@@ -159,12 +138,3 @@ def _counts(decoded: Decoded) -> dict[Kind, int]:
     for one in decoded.arrivals:
         counts[one.kind] += 1
     return {kind: count for kind, count in counts.items() if count}
-
-
-def _leases(decoded: Decoded, fresh: set[LogKey], reserved: Mapping[Kind, int], owner: int) -> list[Lease]:
-    """Rows that the record may have leased: of a kind with reservations, and heard of for the first time."""
-    return [
-        Lease(one.kind, one.id, owner)
-        for one in decoded.arrivals
-        if one.kind in reserved and (one.block_hash, one.log_index) in fresh
-    ]

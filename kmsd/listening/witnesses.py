@@ -1,11 +1,11 @@
 """Which node reported which log: who omits some, and which ceremony waits for a second word (EV4; decisions.md 12).
 
 Memory only, over the newest logs; the store decides what is acted on. What it is good for: counting omissions, saying
-within seconds which node a ceremony waits for, and knowing whether a log was already handed to this daemon.
+within seconds which node a ceremony waits for, and not decoding again what an overlap brings again.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import attrs
@@ -54,10 +54,6 @@ class Witnesses:
         self._nodes = tuple(nodes)
         self._sightings: OrderedDict[LogKey, _Sighting] = OrderedDict()
         self._cursors: dict[str, int] = {}
-
-    def fresh(self, logs: Iterable[Log]) -> set[LogKey]:
-        """Those of `logs` that no node has reported yet."""
-        return {key for log in logs if (key := key_of(log)) not in self._sightings}
 
     def known_to(self, node: str, log: Log) -> bool:
         """True when this very log of `node` was already stored."""

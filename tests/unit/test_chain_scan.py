@@ -207,14 +207,13 @@ def _words(log: Log) -> dict[tuple[bytes, int], str]:
     return {(log.block_hash, log.log_index): "crsgen 1"}
 
 
-def test_what_is_fresh_and_what_a_node_has_reported() -> None:
+def test_what_a_node_has_reported() -> None:
     witnesses = Witnesses(["a", "b"])
-    one, two = _log(1), _log(2)
-    assert len(witnesses.fresh([one, two])) == 2
+    one = _log(1)
+    assert not witnesses.known_to("a", one)
     witnesses.saw("a", [one], 1, 0.0, {})
     assert witnesses.known_to("a", one)
     assert not witnesses.known_to("b", one)
-    assert witnesses.fresh([one, two]) == {(two.block_hash, 0)}
 
 
 def test_omissions_count_once_and_only_well_behind_the_cursor() -> None:
@@ -259,8 +258,8 @@ def test_a_rewind_forgets_what_only_that_node_reported() -> None:
     witnesses.saw("b", [both], 8, 0.0, {})
     witnesses.rewound("a", 5)
     assert witnesses.waiting(1.0) == []
-    assert witnesses.fresh([mine])
-    assert not witnesses.fresh([both])
+    assert not witnesses.known_to("a", mine)
+    assert witnesses.known_to("b", both)
     assert not witnesses.known_to("a", both)
     assert witnesses.known_to("a", below)
 

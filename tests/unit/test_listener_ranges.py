@@ -571,23 +571,45 @@ async def test_reservations_are_cancelled_when_the_commit_fails(autojump_clock: 
     assert len(w.hands.delivered) == 1
 
 
-async def test_a_commit_whose_answer_is_lost_leaves_no_row_in_nobodys_hands(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+@pytest.mark.guarantee("EV1")
+async def test_a_commit_whose_answer_is_lost_is_not_repeated(autojump_clock: trio.testing.MockClock) -> None:
+    """Whether it happened is asked of the cursor. (Rows that it leased are found by the worker's own sweep.)"""
     w = world()
     w.hands.room[Kind.PUBLIC_DECRYPTION] = 3
     async with w.listening():
         await w.read_up_to(10)
         w.store.fail = lambda verb: "lose" if verb == "record_range" else None
-        w.chain.mine(public_request(1))
-        await w.stored(1)
+        for number in range(1, 4):
+            w.chain.mine(public_request(number))
+            await trio.sleep(5)
         w.store.fail = lambda verb: None
-        await w.read_up_to(11)
-        await trio.sleep(20)
-    held = [row.owner for row in w.store.rows.values()]
-    assert held == [None], "a row is leased to us that we do not know of"
-    assert w.hands.room[Kind.PUBLIC_DECRYPTION] == 3
-    assert await w.wakeups.requests[Kind.PUBLIC_DECRYPTION].wait(1)
+        await w.stored(1, 2, 3)
+        w.chain.mine(public_request(4))
+        await w.stored(1, 2, 3, 4)
+        await trio.sleep(5)
+    ends = [record.end.number for record in w.store.records if record.stream is Stream.DECRYPTION]
+    assert ends == sorted(set(ends))
+    assert not any(w.hands.reserved.values())
+
+
+@pytest.mark.guarantee("EV1")
+@pytest.mark.parametrize("fault", ["down", "lose"])
+async def test_a_backlog_through_a_failing_database_has_no_gap(
+    autojump_clock: trio.testing.MockClock, fault: str
+) -> None:
+    """The range read ahead belongs to one cursor only: after a fault the store says which one it is."""
+    w = world(decryption_from_block_number=0, kms_operation_from_block_number=0, get_logs_batch_size=3)
+    for number in range(1, 201):
+        w.chain.mine(public_request(number))
+    asked = itertools.count()
+
+    def fail(verb: str) -> str | None:
+        return fault if verb == "record_range" and next(asked) % 3 == 1 else None
+
+    w.store.fail = fail
+    w.store.latency = 0.01
+    async with w.listening():
+        await w.stored(*range(1, 201), seconds=3600)
 
 
 async def test_two_daemons_on_one_database_read_together(autojump_clock: trio.testing.MockClock) -> None:
