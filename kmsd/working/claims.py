@@ -112,7 +112,7 @@ class Claims:
             for kind in kinds:
                 self._hands.backlog[kind] = len(rows) >= limit
             if len(rows) < limit:
-                await wake_up.wait(min(floor, self._hands.next_due(kinds)))
+                await self._hands.until_due(kinds, wake_up, floor)
 
     async def _free(self, kind: Kind, batch: int) -> int:
         """Free places, at least one. With few of them it waits a moment for more: a claim costs a statement."""

@@ -9,6 +9,7 @@ import trio
 from kmsd.operations.kinds import Kind
 from kmsd.operations.table import CEREMONIES, DECRYPTIONS, OPERATIONS
 from kmsd.ports import Claimed
+from kmsd.wakeups import WakeUp
 
 CEREMONY_ROOM = 64
 """Ceremonies in hand at once; most of them only poll."""
@@ -53,6 +54,7 @@ class Hands:
         self.backlog: dict[Kind, bool] = dict.fromkeys(OPERATIONS, True)
         self._rows: dict[tuple[Kind, int], Claimed] = {}
         self._dues: dict[Kind, list[float]] = {kind: [] for kind in OPERATIONS}
+        self._waits: dict[Kind, trio.CancelScope] = {}
         self._start: Callable[[Claimed], None] | None = None
         self._taking = True
 
@@ -128,9 +130,17 @@ class Hands:
 
     def due_in(self, kind: Kind, delay: float) -> None:
         """A row of `kind` was given back for `delay` seconds."""
-        dues = self._dues[kind]
-        if len(dues) < MAX_DUES:
-            heapq.heappush(dues, math.ceil((trio.current_time() + delay) / DUE_GRAIN) * DUE_GRAIN)
+        due = math.ceil((trio.current_time() + delay) / DUE_GRAIN) * DUE_GRAIN
+        if len(self._dues[kind]) < MAX_DUES:
+            heapq.heappush(self._dues[kind], due)
+        if (wait := self._waits.get(kind)) is not None:
+            wait.deadline = min(wait.deadline, due)
+
+    async def until_due(self, kinds: Sequence[Kind], wake_up: WakeUp, floor: float) -> None:
+        """Wait for a ring, for at most `floor` seconds, and no longer than until a row that was given back is due."""
+        with trio.CancelScope(deadline=trio.current_time() + min(floor, self.next_due(kinds))) as scope:
+            self._waits |= dict.fromkeys(kinds, scope)
+            await wake_up.wait()
 
     def next_due(self, kinds: Sequence[Kind]) -> float:
         """Seconds until the first of those rows is due; infinity when there is none. Past ones are forgotten."""
