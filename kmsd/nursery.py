@@ -45,6 +45,8 @@ from kmsd.worker import Worker
 
 log = logging.getLogger("kmsd.nursery")
 
+QUEUES = ("request", "response")
+"""Labels of the two queues of a kind."""
 EXIT_DATABASE_AWAY = 75
 """Stopped on request, but the leases could not be given back (sysexits EX_TEMPFAIL); the next start reclaims them."""
 
@@ -112,7 +114,8 @@ class Daemon:
             self._gc = Gc(settings, store, wakeups, metrics)
         self._gauges = Gauges(settings, store, metrics, health, self.worker, self.sender)
         self._probes = Probes(settings, outside.gateway, outside.hosts, outside.core, metrics, health)
-        self._monitoring = Monitoring(settings, metrics, health)
+        self._monitoring = Monitoring(settings, metrics, health, required=not options.once)
+        metrics.on_read(lambda: metrics.set("kms_connector_owner_epoch", float(ownership.current or 0)))
 
     async def run(self, stop: trio.Event) -> int:
         """Serve until `stop` is set (or, once, until nothing can proceed); the exit status."""
@@ -128,12 +131,14 @@ class Daemon:
 
     async def _serve(self, infrastructure: trio.Nursery, stop: trio.Event) -> int:
         await infrastructure.start(self._monitoring.run)
+        infrastructure.start_soon(self._supervised, "probes", self._probes.run)
+        if not self._options.once:
+            self._monitoring.ready()  # also with dependencies down (PR2): what waits for them waits by itself
         if not await self._prepare_database(stop):
             return 0
         infrastructure.start_soon(self._ownership.run)
         infrastructure.start_soon(self._supervised, "notifications", self._hear_notifications)
         infrastructure.start_soon(self._supervised, "gauges", self._gauges.run)
-        infrastructure.start_soon(self._supervised, "probes", self._probes.run)
         status = 0
         try:
             async with trio.open_nursery() as working:
@@ -148,7 +153,6 @@ class Daemon:
                     else:
                         if self.listener is not None:
                             intake.start_soon(self._supervised, "listener", self.listener.run)
-                        self._monitoring.ready()
                         await stop.wait()
                     self._monitoring.stopping()
                     intake.cancel_scope.cancel()
@@ -160,7 +164,16 @@ class Daemon:
         return status if gave_back else status or EXIT_DATABASE_AWAY
 
     async def _supervised(self, name: str, run: Any) -> None:
-        await supervise(name, run, self._outside.entropy)
+        starts = 0
+
+        async def counted() -> None:
+            nonlocal starts
+            starts += 1
+            if starts > 1:
+                self.metrics.inc("kms_connector_sibling_restarts", name)
+            await run()
+
+        await supervise(name, counted, self._outside.entropy)
 
     async def _prepare_database(self, stop: trio.Event) -> bool:
         """Migrate and check the identity, waiting for a database that is down (PR2); False when told to stop first."""
@@ -186,6 +199,7 @@ class Daemon:
         """LISTEN/NOTIFY feeds the same channels for rows that another process wrote."""
         async with self._outside.store.wakes() as wakes:
             async for wake in wakes:
+                self.metrics.inc("kms_connector_notifications", wake.kind.value, QUEUES[wake.is_response])
                 self._wakeups.ring(wake.kind, is_response=wake.is_response)
 
     async def _drain(self) -> None:

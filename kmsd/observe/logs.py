@@ -14,7 +14,7 @@ import re
 import sys
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TextIO
@@ -48,19 +48,15 @@ def configure(
     *,
     stream: TextIO | None = None,
     environment: Mapping[str, str] = os.environ,
-    suppressed: Callable[[], None] = lambda: None,
 ) -> None:
-    """Send all logs of the process to `stream` (default stderr), replacing what was configured before.
-
-    `suppressed` is called for each repeated line that was not written.
-    """
+    """Send all logs of the process to `stream` (default stderr), replacing what was configured before."""
     out = stream or sys.stderr
     handler = logging.StreamHandler(out)
     is_terminal = out.isatty()
     as_json = log_format == "json" or (log_format == "auto" and not is_terminal)
     colours = is_terminal and "NO_COLOR" not in environment
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter(colours=colours))
-    handler.addFilter(Repeats(suppressed))
+    handler.addFilter(Repeats())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -82,9 +78,9 @@ class Repeats(logging.Filter):
     The next one that passes says in `repeats` how many did not.
     """
 
-    def __init__(self, suppressed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._suppressed = suppressed
+        self.suppressed = 0
         self._seen: OrderedDict[tuple[Any, ...], list[float]] = OrderedDict()  # first instant, passed, held back
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -103,8 +99,14 @@ class Repeats(logging.Filter):
             seen[1] += 1
             return True
         seen[2] += 1
-        self._suppressed()
+        self.suppressed += 1
         return False
+
+
+def suppressed_lines() -> int:
+    """Repeated lines that were counted instead of written, since logs were configured."""
+    filters = [one for handler in logging.getLogger().handlers for one in handler.filters]
+    return sum(one.suppressed for one in filters if isinstance(one, Repeats))
 
 
 def message_of(record: logging.LogRecord) -> str:

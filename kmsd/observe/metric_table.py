@@ -87,7 +87,7 @@ LABEL_VALUES: Mapping[str, tuple[str, ...]] = {
     "stage": STAGES,
     "reason": REASONS,
     "fault": tuple(fault.name.lower() for fault in BlobFault),
-    "sibling": ("listener", "worker", "sender", "gc"),
+    "sibling": ("listener", "worker", "sender", "gc", "notifications", "gauges", "probes"),
     "verdict": ("allowed", "denied", "unknown"),
 }
 """Labels whose values are known beforehand."""
@@ -166,8 +166,8 @@ CHAIN_METRICS: Mapping[str, Metric] = {
     "kms_connector_listener_range_blocks": _gauge("Blocks asked for in one range now.", "node", "stream"),
     "kms_connector_listener_scan_seconds": _histogram("Reading one range of blocks from a node.", FAST, "node"),
     "kms_connector_listener_events_duplicate": _counter("Events heard again, e.g. from a second node.", "event_type"),
-    "kms_connector_listener_events_replaced": _counter("Requests replaced by a reorganisation.", "event_type"),
-    "kms_connector_listener_events_conflicting": _counter("Events that contradict a request sent.", "event_type"),
+    "kms_connector_listener_events_replaced": _counter("Requests replaced by a reorganisation.", "stream"),
+    "kms_connector_listener_events_conflicting": _counter("Events that contradict a request sent.", "stream"),
     "kms_connector_listener_events_missed_by_node": _counter(
         "Events of a range that another node reported and this one did not.", "node"
     ),

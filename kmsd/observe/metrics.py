@@ -7,7 +7,7 @@ library appends `_total` to every counter, and the names of the Rust connector (
 import itertools
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from kmsd.observe.metric_table import LABEL_VALUES, METRICS, Metric, MetricType
 
@@ -53,9 +53,10 @@ class Metrics:
                     self._gauges[name] = self._numbers[name]
         self.declare(values or {})
 
-    def declare(self, values: Mapping[str, Sequence[str]]) -> None:
-        """Export zero for every series whose labels have known values, here or in LABEL_VALUES."""
-        for name, metric in METRICS.items():
+    def declare(self, values: Mapping[str, Sequence[str]], families: Iterable[str] = METRICS) -> None:
+        """Export zero for every series of `families` whose labels have known values, here or in LABEL_VALUES."""
+        for name in families:
+            metric = METRICS[name]
             known = [metric.only.get(label) or values.get(label) or LABEL_VALUES.get(label) for label in metric.labels]
             for labels in itertools.product(*(choices or () for choices in known)):
                 if metric.type is MetricType.HISTOGRAM:

@@ -8,14 +8,14 @@
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import trio
 
 from kmsd import version
 from kmsd.config import Settings
-from kmsd.observe import status
+from kmsd.observe import logs, status
 from kmsd.observe.health import Health
 from kmsd.observe.health_checks import CHECKS, View, evaluate
 from kmsd.observe.http import Answer, CannotListen, HttpServer, json_answer, listen
@@ -30,6 +30,8 @@ PULSE = 0.25
 """Seconds between measurements of the event loop's lag."""
 STATUS_INTERVAL = 10.0
 """Seconds between lines for `systemctl status`."""
+HOST_FAMILIES = ("kms_connector_rpc_requests", "kms_connector_rpc_errors", "kms_connector_rpc_seconds")
+"""Families of nodes that host chains have too, under their chain id."""
 LIVENESS = '{"status_code":"200","status":"alive"}'
 """The reference's body."""
 
@@ -38,7 +40,7 @@ def label_values(settings: Settings) -> dict[str, tuple[str, ...]]:
     """Values of labels that the configuration knows."""
     hosts = tuple(str(chain.chain_id) for chain in settings.host_chains)
     return {
-        "node": (*(node.name for node in settings.gateway_nodes), *hosts),
+        "node": tuple(node.name for node in settings.gateway_nodes),
         "chain": hosts,
         "core": tuple(entry.split("|")[0].strip() for entry in settings.kms_core_endpoints),
         "dependency": expected_dependencies(settings),
@@ -55,12 +57,22 @@ def expected_dependencies(settings: Settings) -> tuple[str, ...]:
 
 
 class Monitoring:
-    """Serves the endpoint and feeds systemd; made before anything that can be down."""
+    """Serves the endpoint and feeds systemd; made before anything that can be down.
+
+    Without `required` an address that is taken is only a warning: `kmsd --once` beside a running daemon.
+    """
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, health: Health, environment: Mapping[str, str] = os.environ
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        health: Health,
+        environment: Mapping[str, str] = os.environ,
+        *,
+        required: bool = True,
     ) -> None:
         self._settings = settings
+        self._required = required
         self._metrics = metrics
         self._health = health
         self._view = View(health, metrics, settings.roles)
@@ -80,6 +92,8 @@ class Monitoring:
         )
         Process(metrics, version.VERSION)
         metrics.declare(label_values(settings))
+        hosts = tuple(str(chain.chain_id) for chain in settings.host_chains)
+        metrics.declare({"node": hosts}, HOST_FAMILIES)
         for name in expected_dependencies(settings):
             health.expect(name)
         for check in CHECKS:
@@ -88,18 +102,27 @@ class Monitoring:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; started once the address is bound. Raises Fatal when it cannot be."""
-        try:
-            listeners = await listen(self._settings.monitoring_endpoint)
-        except CannotListen as error:
-            raise Fatal(str(error)) from None
-        host, port = listeners[0].socket.getsockname()[:2]
-        self.address = (host, port)
-        log.info("monitoring endpoint on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        groups = await self._listen()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.server.serve, listeners)
+            for listeners in groups:
+                nursery.start_soon(self.server.serve, listeners)
             nursery.start_soon(self._pulse)
             nursery.start_soon(self._tell_systemd)
             task_status.started()
+
+    async def _listen(self) -> Sequence[Sequence[trio.SocketListener]]:
+        """The listeners to serve, one group; none when they are not required and cannot be had."""
+        try:
+            listeners = await listen(self._settings.monitoring_endpoint)
+        except CannotListen as error:
+            if self._required:
+                raise Fatal(str(error)) from None
+            log.warning("%s; going on without", error)
+            return []
+        host, port = listeners[0].socket.getsockname()[:2]
+        self.address = (host, port)
+        log.info("monitoring endpoint on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        return [listeners]
 
     def ready(self) -> None:
         """Start-up is complete: whatever was down, the daemon serves what it can."""
@@ -140,6 +163,7 @@ class Monitoring:
             metrics.set("kms_connector_dependency_up", -1.0 if known.up is None else float(known.up), name)
             metrics.set("kms_connector_dependency_last_success_timestamp_seconds", known.last_ok or 0.0, name)
             metrics.total("kms_connector_dependency_faults", float(known.faults), name)
+        metrics.total("kms_connector_log_lines_suppressed", float(logs.suppressed_lines()))
         metrics.set("kms_connector_alerts", float(len(self._health.alerts)))
         metrics.set("kms_connector_event_loop_lag_seconds", max(self._lags))
         failing = {finding.check.name for finding in evaluate(self._view)}

@@ -80,7 +80,9 @@ class Transitions:
             self._metrics.observe("kms_connector_coalescer_batch", float(len(items)), verb)
             return await self._until_written(verb, write, items)
 
-        return Coalescer(flush, max_batch=BATCH, linger=LINGER, concurrency=2)
+        queue = Coalescer(flush, max_batch=BATCH, linger=LINGER, concurrency=2)
+        self._metrics.on_read(lambda: self._metrics.set("kms_connector_coalescer_depth", float(len(queue)), verb))
+        return queue
 
     async def _until_written(
         self, verb: str, write: Callable[[Sequence[Any]], Awaitable[Sequence[bool]]], items: Sequence[Any]

@@ -61,7 +61,7 @@ class CountingStore:
 class BusySibling:
     """A worker or sender that has tasks in hand."""
 
-    in_flight: dict[str, int]
+    in_flight: dict[Kind, int]
 
 
 async def test_gauges_publish_the_backlog_and_judge_the_database(autojump_clock: trio.testing.MockClock) -> None:
@@ -74,7 +74,7 @@ async def test_gauges_publish_the_backlog_and_judge_the_database(autojump_clock:
     ]
     store = CountingStore(Backlog(counts, quarantined=3, unconfirmed=1))
     metrics, health = Metrics(), Health(VirtualTime())
-    worker, sender = BusySibling({"public_decryption": 4}), BusySibling({"transactions": 7})
+    worker, sender = BusySibling({Kind.PUBLIC_DECRYPTION: 4}), BusySibling({Kind.KEYGEN: 7})
     gauges = Gauges(SETTINGS, cast(Store, store), metrics, health, worker, sender)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(gauges.run)
@@ -90,7 +90,7 @@ async def test_gauges_publish_the_backlog_and_judge_the_database(autojump_clock:
         assert health.is_up("database")
         metrics.refresh()
         assert metrics.value("kms_connector_sibling_in_flight", "worker", "public_decryption") == 4
-        assert metrics.value("kms_connector_sibling_in_flight", "sender", "transactions") == 7
+        assert metrics.value("kms_connector_sibling_in_flight", "sender", "keygen") == 7
 
         store.is_down = True
         await trio.sleep(SETTINGS.gauge_update_interval)

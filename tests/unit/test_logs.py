@@ -115,16 +115,14 @@ def test_libraries_are_silent_below_warning() -> None:
 
 
 def test_repeats_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    suppressed = []
-    out = io.StringIO()
-    logs.configure("json", "info", stream=out, environment={}, suppressed=lambda: suppressed.append(1))
+    out = written()
     log = logging.getLogger("kmsd.x")
     for _ in range(10):
         log.warning("the same")
     for number in range(10):
         log.info("stored", extra={"id": number})
     assert len(out.getvalue().splitlines()) == 3 + 10
-    assert len(suppressed) == 7
+    assert logs.suppressed_lines() == 7
     now = logging.time.time
     monkeypatch.setattr(logging.time, "time", lambda: now() + logs.PERIOD + 1)
     if hasattr(logging.time, "time_ns"):

@@ -213,3 +213,11 @@ def test_names_follow_prometheus_rules() -> None:
         assert (metric.type is MetricType.HISTOGRAM) == bool(metric.buckets)
         assert list(metric.buckets) == sorted(metric.buckets)
         assert set(metric.only) <= set(metric.labels)
+
+
+def test_every_metric_of_the_table_is_used_somewhere() -> None:
+    root = Path(kmsd.__file__).parent
+    code = "".join(
+        path.read_text() for path in root.rglob("*.py") if "pb" not in path.parts and path.name != "metric_table.py"
+    )
+    assert [name for name in METRICS if f'"{name}"' not in code] == []

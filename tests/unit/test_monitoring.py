@@ -194,6 +194,13 @@ async def test_a_taken_port_is_a_startup_error_with_words() -> None:
         made = Monitoring(settings(monitoring_endpoint=f"127.0.0.1:{port}"), Metrics(), Health(SystemTime()), {})
         with pytest.raises(Fatal, match=rf"cannot listen on 127.0.0.1:{port}.*another program"):
             await made.run()
+        # `kmsd --once` beside a running daemon goes on without an endpoint.
+        busy = settings(monitoring_endpoint=f"127.0.0.1:{port}")
+        beside = Monitoring(busy, Metrics(), Health(SystemTime()), {}, required=False)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(beside.run)
+            assert beside.address is None
+            nursery.cancel_scope.cancel()
     made = Monitoring(settings(monitoring_endpoint="192.0.2.1:9100"), Metrics(), Health(SystemTime()), {})
     with pytest.raises(Fatal, match="address of this machine"):
         await made.run()
