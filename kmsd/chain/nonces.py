@@ -26,19 +26,24 @@ RESEND_AFTER = 5.0
 
 
 class Window:
-    """How many transactions may be in flight: grows while the chain takes all of them, halves when a node says no."""
+    """How many transactions may be in flight: grows while the chain takes all of them, halves when a node says no.
+
+    It grows fourfold until a node says no for the first time, and doubles from then on.
+    """
 
     def __init__(self, largest: int) -> None:
         self._largest = largest
+        self._growth = 4
         self.size = min(SMALLEST_WINDOW, largest)
 
     def mined(self, count: int, in_flight_before: int) -> None:
         """`count` of `in_flight_before` were mined at once: where they nearly filled the window, it grows."""
         if in_flight_before * 4 >= self.size * 3 and count * 2 >= in_flight_before:
-            self.size = min(self._largest, self.size * 2)
+            self.size = min(self._largest, self.size * self._growth)
 
     def pressed(self) -> None:
         """A node had no room for a transaction."""
+        self._growth = 2
         self.size = max(min(SMALLEST_WINDOW, self._largest), self.size // 2)
 
 

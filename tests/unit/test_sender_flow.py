@@ -118,7 +118,7 @@ async def test_full_pool_halves_the_window_and_everything_lands(autojump_clock: 
             await trio.sleep(0.05)
             if sender.tenure is not None and sender.tenure.window.size != sizes[-1]:
                 sizes.append(sender.tenure.window.size)
-    assert sizes[:4] == [0, 64, 128, 64]
+    assert sizes[:4] == [0, 64, 256, 128]
     world.check_votes(400)
 
 
