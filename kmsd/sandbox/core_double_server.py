@@ -43,6 +43,18 @@ class Connection(AbstractHandler):
     def __init__(self, answer: Answerer) -> None:
         self._answer = answer
         self._tasks: dict[Stream, asyncio.Task[None]] = {}
+        self._flush_is_due = False
+
+    def flush_soon(self, stream: Stream) -> None:
+        """Write at the end of this moment, so that all replies of one moment leave as one system call."""
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_soon(self._flush, stream)
+
+    def _flush(self, stream: Stream) -> None:
+        self._flush_is_due = False
+        if not stream.connection.is_closing():
+            stream.connection.flush()
 
     def accept(self, stream: Stream, headers: list[tuple[str, str]], release_stream: Callable[[], None]) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(stream, dict(headers), release_stream))
@@ -65,7 +77,7 @@ class Connection(AbstractHandler):
             else:
                 data = await stream.recv_data(size)
                 answer = await self._answer(headers[":path"].rpartition("/")[2], data)
-            await _reply(stream, *answer)
+            await _reply(stream, self.flush_soon, *answer)
         except H2Error:
             pass  # the client has gone
         finally:
@@ -75,15 +87,17 @@ class Connection(AbstractHandler):
             release()
 
 
-async def _reply(stream: Stream, status: Status, detail: str, reply: bytes) -> None:
-    """Send headers, message and trailers, as one write where the message fits a frame and the window."""
+async def _reply(
+    stream: Stream, flush_soon: Callable[[Stream], None], status: Status, detail: str, reply: bytes
+) -> None:
+    """Send headers, message and trailers; without waiting where the message fits a frame and the window."""
     assert stream.id is not None
     await stream.connection.write_ready.wait()
     h2 = stream._h2_connection
     if status is not Status.OK:
         trailers = [("grpc-status", str(status.value)), ("grpc-message", encode_grpc_message(detail))]
         h2.send_headers(stream.id, _HEAD + trailers, end_stream=True)
-        stream.connection.flush()
+        flush_soon(stream)
         return
     h2.send_headers(stream.id, _HEAD)
     frame = b"\0" + len(reply).to_bytes(4, "big") + reply
@@ -93,7 +107,7 @@ async def _reply(stream: Stream, status: Status, detail: str, reply: bytes) -> N
         stream.connection.flush()
         await stream.send_data(frame)
     h2.send_headers(stream.id, _OK, end_stream=True)
-    stream.connection.flush()
+    flush_soon(stream)
 
 
 def _plain_repr(frame: Frame) -> str:
