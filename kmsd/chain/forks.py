@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from kmsd.chain.ranges import FIRST_SPAN
 from kmsd.ports import BlockRef, StoredRef
 
+KEPT = 256
+"""Range ends that the store keeps of a node and stream."""
 DEEPER = 256
-"""Blocks below the oldest remembered range end from which to read again when none of them is left."""
+"""Blocks below the oldest kept range end from which to read again when none of them is left."""
 
 
 def newest_common(ends: Iterable[BlockRef], hashes: Mapping[int, bytes | None]) -> BlockRef | None:
@@ -14,8 +17,12 @@ def newest_common(ends: Iterable[BlockRef], hashes: Mapping[int, bytes | None]) 
 
 
 def below(ends: Sequence[BlockRef], cursor: int) -> int:
-    """The block to go back to when no remembered end is left: some way below the oldest one."""
-    return max(0, min((end.number for end in ends), default=cursor) - DEEPER)
+    """The block to go back to when no kept end is left: some way below the oldest one.
+
+    With few ends the oldest is where reading began: then no further than that first range can have reached.
+    """
+    oldest = min((end.number for end in ends), default=cursor)
+    return max(0, oldest - (DEEPER if len(ends) >= KEPT else FIRST_SPAN))
 
 
 def orphans(rows: Iterable[StoredRef], views: Sequence[Mapping[int, bytes | None]]) -> list[StoredRef]:

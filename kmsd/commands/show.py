@@ -94,14 +94,17 @@ def tell(story: "Story", *, everything: bool) -> Iterator[str]:
         if rows:
             yield f"  {title}"
             for row in rows:
-                yield "    " + _sentence(row)
+                yield "    " + (_transaction(row) if title == "transactions" else _sentence(row))
     if story.divergence is not None:
         yield "  OUR ANSWER DIFFERS FROM THE COMMITTEE'S: the Core may hold a wrong key"
         yield "    " + _sentence(story.divergence)
 
 
 def _row(title: str, row: Mapping[str, Any], everything: bool) -> Iterator[str]:
-    yield f"  {title}: {row['status']}" + (f", {row['last_error']}" if row.get("last_error") else "")
+    words = row.get("last_error")
+    if words and row["status"] == "completed":
+        words = f"before that: {words}"
+    yield f"  {title}: {row['status']}" + (f", {_visible(words)}" if words else "")
     for column, words in INSTANTS.items():
         if row.get(column) is not None and (column != "next_attempt_at" or row["status"] == "pending"):
             yield f"    {words:<14} {instant(row[column])}"
@@ -109,6 +112,17 @@ def _row(title: str, row: Mapping[str, Any], everything: bool) -> Iterator[str]:
         hidden = column in ("status", "last_error", *INSTANTS) or (column in DETAILS and not everything)
         if not hidden and value not in (None, False, [], ""):
             yield f"    {column:<14} {_value(column, value, everything)}"
+
+
+def _transaction(row: Mapping[str, Any]) -> str:
+    """`nonce 2.0 final 0x4b2f… status 1 in block 115, signed …, gas limit …`."""
+    mined = f" status {row['receipt_status']} in block {row['block_number']}" if row["block_number"] is not None else ""
+    error = f": {_visible(row['error'])}" if row["error"] else ""
+    return (
+        f"nonce {row['nonce']}.{row['attempt']} {row['state']} {row['tx_hash']}{mined}, "
+        f"signed {instant(row['signed_at'])}, gas limit {row['gas_limit']}, "
+        f"at most {row['max_fee_per_gas'] / 1e9:.4g} gwei{error}"
+    )
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
@@ -125,6 +139,10 @@ def _value(column: str, value: Any, everything: bool) -> str:
     text = str(value)
     if not everything and text.startswith("0x") and len(text) > LONGEST:
         return f"{text[:18]}… ({len(text) // 2 - 1} bytes)"
+    return _visible(text)
+
+
+def _visible(text: str) -> str:
     return "".join(char if char.isprintable() else "�" for char in text)
 
 

@@ -62,7 +62,7 @@ async def _let_others_read_again(around: Around, node: Node, stream: Stream, num
 
 async def _fork(around: Around, node: Node, stream: Stream, cursor: BlockRef) -> BlockRef:
     """The newest range end that the node still has, or a block well below all of them."""
-    ends = [end for end in await around.store.range_ends(node.name, stream) if end.number < cursor.number]
+    ends = await around.store.range_ends(node.name, stream)
     for start in range(0, len(ends), ASK_AT_ONCE):
         part = ends[start : start + ASK_AT_ONCE]
         hashes = await block_hashes(node, [end.number for end in part], deadline=around.settings.rpc_timeout)

@@ -10,7 +10,7 @@ from listener_world import DECRYPTION, Chain, ChainNode, block_json, crsgen_requ
 
 from kmsd.chain import forks
 from kmsd.chain.bloom import bits
-from kmsd.chain.ranges import BlockRange
+from kmsd.chain.ranges import FIRST_SPAN, BlockRange
 from kmsd.chain.scan import (
     LogFilter,
     RangeRefused,
@@ -158,8 +158,9 @@ def test_the_newest_common_end() -> None:
 
 
 def test_below_all_ends() -> None:
-    assert forks.below([_ref(1000), _ref(900)], 1100) == 900 - forks.DEEPER
-    assert forks.below([], 1100) == 1100 - forks.DEEPER
+    assert forks.below([_ref(number) for number in range(2000, 2000 - forks.KEPT, -1)], 2000) == 1745 - forks.DEEPER
+    assert forks.below([_ref(1000), _ref(900)], 1100) == 900 - FIRST_SPAN, "reading began there"
+    assert forks.below([], 1100) == 1100 - FIRST_SPAN
     assert forks.below([_ref(5)], 7) == 0
 
 
