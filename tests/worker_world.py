@@ -342,9 +342,7 @@ class CoreDouble:
             return CoreAnswer(StatusCode.INVALID_ARGUMENT, None, str(error))
         except Undecryptable:
             reply = None
-        self.entries[key] = Entry(
-            trio.current_time() + (self.ceremony if kind in CEREMONIES else self.latency), reply
-        )
+        self.entries[key] = Entry(trio.current_time() + (self.ceremony if kind in CEREMONIES else self.latency), reply)
         return CoreAnswer(StatusCode.OK, kms.Empty())
 
     def _compute(self, kind: Kind, data: bytes, request_id: int) -> Any:
@@ -456,8 +454,7 @@ class StoreDouble:
     async def claim(self, kind: Kind, owner: int, limit: int) -> Sequence[Claimed]:
         async with self._statement("claim"):
             found = self._due(kind)[:limit]
-            claimed = [self._lease(row, owner) for row in found]
-        return claimed
+            return [self._lease(row, owner) for row in found]
 
     async def claim_ceremonies(self, owner: int, route: CeremonyRoute, limit: int) -> Sequence[Claimed]:
         async with self._statement("claim_ceremonies"):
@@ -731,7 +728,7 @@ class World:
     async def until(self, condition: Callable[[], Any], seconds: float = 600.0) -> None:
         """Wait (in virtual time) until `condition` holds."""
         with trio.move_on_after(seconds):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - any condition of the world, in virtual time
                 await trio.sleep(0.01)
             return
         raise AssertionError(f"not within {seconds:g} s; rows: {[(r.status, r.last_error) for r in self.rows()]}")

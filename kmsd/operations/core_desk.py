@@ -21,6 +21,9 @@ log = logging.getLogger("kmsd.worker")
 SIGNERS_DIFFER = "signers differ"
 _LOCAL = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.UNKNOWN, StatusCode.CANCELLED})
 
+MAX_SIGNERS = 16
+"""Different signers remembered; one is right, two are an alert."""
+
 
 class CoreDesk:
     """Routes requests to shards (decisions.md 15) and makes the calls. `signer` is `kms_signer_address` or None."""
@@ -31,7 +34,8 @@ class CoreDesk:
         self._metrics = metrics
         self._health = health
         self._by_endpoint = {shard.endpoint: shard for shard in core.shards}
-        self._seen: dict[str, bytes] = {}
+        self._signers: dict[bytes, None] = {}
+        self._last_signer: dict[str, bytes] = {}
         self._unusable: set[str] = set()
         self.open_calls = 0
         metrics.on_read(self._publish)
@@ -73,13 +77,15 @@ class CoreDesk:
 
     def signed_by(self, shard: Shard, signer: bytes) -> None:
         """An answer of the shard was signed by `signer`: report it where none is configured (WK6)."""
-        if self._seen.get(shard.endpoint) == signer:
+        if self._last_signer.get(shard.endpoint) == signer:
             return
-        self._seen[shard.endpoint] = signer
+        self._last_signer[shard.endpoint] = signer
+        if len(self._signers) < MAX_SIGNERS:
+            self._signers[signer] = None
         name = endpoint(shard.endpoint)
         if self.signer is None:
             log.info("core %s signs as %s; set kms_signer_address to insist on it", name, to_checksum(signer))
-            different = sorted({to_checksum(one) for one in self._seen.values()})
+            different = sorted(map(to_checksum, self._signers))
             if len(different) > 1:
                 self._health.alert(SIGNERS_DIFFER, f"the Core's answers are signed by {' and '.join(different)}")
 
