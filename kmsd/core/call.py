@@ -76,6 +76,8 @@ class Call:
         self.done = trio.Event()
         self.sent = trio.Event()
         self.answer: RawAnswer | None = None
+        self.refused = False
+        """The peer refused the stream without looking at it."""
         self._request_headers = headers
         self._out: deque[bytes] = deque((prefix, *chunks) if size > LARGE else (b"".join((prefix, *chunks)),))
         self._offset = 0

@@ -16,6 +16,9 @@ STREAMS_PER_CONNECTION = 100
 RECONNECT = 0.05
 """Seconds after the loss of a connection before the next one is made."""
 
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
+"""Seconds before a stream that was refused unseen is offered again, doubling; the call's deadline ends it."""
+
 
 class Channel:
     """One connection to one endpoint: made when a call needs it, and again after it broke.
@@ -165,6 +168,19 @@ class ChannelPool:
         return RawAnswer(StatusCode.DEADLINE_EXCEEDED, b"", f"no answer within {deadline:g} s", True)
 
     async def _call(self, path: str, chunks: Chunks, deadline: float, turn: trio.Lock | None) -> RawAnswer:
+        """The answer; a stream that the peer refused unseen (it counts later than we do) is offered again."""
+        ends = trio.current_time() + deadline
+        pause = FIRST_PAUSE
+        while True:
+            call = await self._offer(path, chunks, ends - trio.current_time(), turn)
+            assert call.answer is not None
+            if not call.refused:
+                return call.answer
+            await trio.sleep(pause)
+            pause = min(LONGEST_PAUSE, 2.0 * pause)
+
+    async def _offer(self, path: str, chunks: Chunks, deadline: float, turn: trio.Lock | None) -> Call:
+        """One stream, from its headers to its end."""
         channel = self._pick()
         call = Call(channel.headers(path, deadline), chunks)
         try:
@@ -177,8 +193,7 @@ class ChannelPool:
             await call.done.wait()
         finally:
             channel.release(call)
-        assert call.answer is not None
-        return call.answer
+        return call
 
     def _pick(self) -> Channel:
         best = min(self._channels, key=lambda channel: channel.open_calls, default=None)

@@ -17,7 +17,13 @@ from grpclib.config import Configuration
 from grpclib.protocol import EventsProcessor, H2Protocol
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import AlternativeServiceAvailable, InformationalResponseReceived, UnknownFrameReceived
+from h2.errors import ErrorCodes
+from h2.events import (
+    AlternativeServiceAvailable,
+    InformationalResponseReceived,
+    StreamReset,
+    UnknownFrameReceived,
+)
 
 from kmsd.core.call import Call
 from kmsd.core.endpoints import Endpoint
@@ -85,6 +91,7 @@ class Link:
         self.processor: EventsProcessor = self._protocol.processor
         for event in _TO_IGNORE:
             self.processor.processors.setdefault(event, lambda event: None)
+        self.processor.processors[StreamReset] = self._reset
 
     async def run(self, owner: Owner, patience: Patience) -> None:
         """Carry bytes until the connection breaks, is cut, or is silent for too long; then see `lost`."""
@@ -102,6 +109,13 @@ class Link:
     def lost(self) -> None:
         """Fail the calls that are open on it."""
         self._protocol.connection_lost(None)
+
+    def _reset(self, event: StreamReset) -> None:
+        """A stream was reset. One that was refused was not looked at, and may be offered again (RFC 9113, 8.7)."""
+        call: Any = self.processor.streams.get(event.stream_id or 0)
+        if isinstance(call, Call) and event.remote_reset and event.error_code == ErrorCodes.REFUSED_STREAM:
+            call.refused = True
+        self.processor.process_stream_reset(event)
 
     async def _receive(self) -> None:
         try:
