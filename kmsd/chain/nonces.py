@@ -91,6 +91,8 @@ class LaneState:
         self.flights: dict[int, Flight] = {}
         self.watched: dict[int, Landed] = {}
         self.unsent: set[int] = set()
+        self.mined_count = 0
+        """Mined transactions of the wallet when the chain was last looked at."""
         self.last_cost = 0
         """wei that a node wants the wallet to have for the transaction that was signed last."""
 
@@ -152,7 +154,7 @@ class LaneState:
         self.unsent.discard(nonce)
         return self.flights.pop(nonce, None)
 
-    def unmined(self, attempts: Sequence[JournalEntry]) -> None:
+    def fell_out(self, attempts: Sequence[JournalEntry]) -> None:
         """A watched nonce fell out of the chain: in flight again, to be broadcast. `attempts` have their raw bytes."""
         self.watched.pop(attempts[0].nonce, None)
         self._fly(list(attempts))
@@ -170,6 +172,11 @@ class LaneState:
         """The entry that was mined last: while its block stands, so do all below it."""
         landed = next(reversed(self.watched.values()), None)
         return landed.mined if landed is not None else None
+
+    @property
+    def unmined(self) -> int:
+        """How many in flight no block holds yet: what the window bounds. The others only wait for their receipts."""
+        return sum(nonce >= self.mined_count for nonce in self.flights)
 
     def below(self, count: int) -> list[Flight]:
         """Flights whose nonce the chain has mined, lowest first."""

@@ -28,6 +28,8 @@ FOREIGN_AFTER = 5.0
 """Seconds for which a mined nonce may lack a receipt of ours before it counts as another program's."""
 MAX_TRACES = 4
 """Transactions traced in one pass, where the call repeated does not tell why one failed; not every node traces."""
+CONFIRM_BATCH = 256
+"""Nonces settled in one pass: between two of them the chain is looked at again, so that the window knows its room."""
 FINAL_BATCH = 512
 """Entries declared final in one statement."""
 
@@ -89,6 +91,8 @@ class Confirmer:
         self._health = health
         self._time = time
         self._epoch = epoch
+        self.more = False
+        """True when the last look left mined nonces for the next one."""
 
     async def look(self) -> Tip:
         """One pass: what was mined is settled, what fell out of the chain flies again. Raises DependencyDown."""
@@ -98,12 +102,16 @@ class Confirmer:
         self._metrics.set("kms_connector_tx_sender_chain_nonce", float(tip.mined_count))
         if sentinel is not None and (tip.sentinel is None or tip.sentinel.block_hash != sentinel.block_hash):
             await self._check_watched(tip.head)
+        before = self._state.unmined
+        self._state.mined_count = tip.mined_count
+        self._window.mined(before - self._state.unmined, before)
         mined = self._state.below(tip.mined_count)
+        self.more = len(mined) > CONFIRM_BATCH
         for flight in self._state.flights.values():
             if flight.nonce >= tip.mined_count:
                 flight.missing_since = None
         if mined:
-            await self._confirm(mined)
+            await self._confirm(mined[:CONFIRM_BATCH])
         deep = self._state.deep(tip.head, FINAL_BATCH)
         if len(deep) == FINAL_BATCH or (deep and not self._state.flights):
             final = [entry for landed in deep for entry in (landed.mined, *landed.others)]
@@ -114,7 +122,6 @@ class Confirmer:
 
     async def _confirm(self, flights: Sequence[Flight]) -> None:
         """Settle the flights whose nonces are mined."""
-        before = len(self._state.flights)
         attempts = [(flight, entry) for flight in flights for entry in flight.attempts]
         receipts = await self._questions.receipts(
             [entry.tx_hash for _, entry in attempts], [len(entry.raw) for _, entry in attempts]
@@ -140,7 +147,6 @@ class Confirmer:
                 self._state.mined(entry)
             else:
                 self._state.land(entry.nonce)
-        self._window.mined(len(found), before)
         self._count(mined)
         self._works.settled(mined.outcomes)
         self._works.enqueue(again)
@@ -271,7 +277,7 @@ class Confirmer:
                 if entry.nonce in fallen:
                     attempts.setdefault(entry.nonce, []).append(entry)
             for entries in attempts.values():
-                self._state.unmined(entries)
+                self._state.fell_out(entries)
 
     def _count(self, mined: Mined) -> None:
         now = self._time.now()

@@ -111,7 +111,8 @@ class Preparer:
     def room(self) -> int:
         """How many may be signed now."""
         if self._gate.is_open:
-            return min(self._batch, self._window.size - len(self._state.flights))
+            flying = len(self._state.flights)
+            return min(self._batch, self._window.size - self._state.unmined, 2 * self._window.size - flying)
         return 0 if self._gate.lacks_funds or self._gate.trial_in > 0.0 else 1
 
     async def prepare_some(self) -> Sequence[JournalEntry]:

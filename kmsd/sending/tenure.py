@@ -174,11 +174,11 @@ class Tenure:
             self._works.enqueue([Work(attrs.evolve(row, lease=self._epoch)) for row in rows])
 
     def _room(self, kind: Kind) -> int:
-        """How many more responses of `kind` may be taken into hand: the window and as many again to be prepared."""
+        """How many more responses of `kind` may be taken: a window unmined, one to be settled, one to be prepared."""
         if not self.gate.is_open:
             on_trial = not self.gate.lacks_funds and self.gate.trial_in == 0.0 and not self._works.queued
             return 1 if on_trial else 0
-        room = 2 * self.window.size - len(self._works) if self._works.bytes < HAND_BYTES else 0
+        room = 3 * self.window.size - len(self._works) if self._works.bytes < HAND_BYTES else 0
         return max(1, room) if kind in CEREMONIES else room
 
     async def _prepare(self) -> None:
@@ -216,6 +216,8 @@ class Tenure:
             self._to_confirm = trio.Event()
             before = len(self.state.flights)
             await self._patiently("confirming", self._confirm_once)
+            if self._confirmer.more:
+                continue
             if self.state.flights:
                 await trio.sleep(CONFIRM_AGAIN if len(self.state.flights) < before else CONFIRM_INTERVAL)
             else:

@@ -111,7 +111,7 @@ def test_mined_nonces_are_watched_until_deep_with_all_their_attempts() -> None:
     assert sentinel.nonce == 0
     assert not state.deep(10 + REORG_DEPTH - 1, 10)
     assert [landed.mined.nonce for landed in state.deep(10 + REORG_DEPTH, 10)] == [0]
-    state.unmined([entry(0, 0, 1), entry(0, 1, 1)])
+    state.fell_out([entry(0, 0, 1), entry(0, 1, 1)])
     assert sorted(state.flights) == [0, 1]
     assert state.flights[0].last.attempt == 1
     assert not state.watched

@@ -71,8 +71,9 @@ async def test_window_starts_small_grows_and_is_never_exceeded(rules: Rules, aut
         while not world.all_completed():
             await trio.sleep(0.05)
             if sender.tenure is not None:
-                largest = max(largest, len(sender.tenure.state.flights))
-                assert len(sender.tenure.state.flights) <= sender.tenure.window.size <= 256
+                largest = max(largest, sender.tenure.state.unmined)
+                assert sender.tenure.state.unmined <= sender.tenure.window.size <= 256
+                assert len(sender.tenure.state.flights) <= 512
     assert largest == 256
     world.check_votes(2000)
 
