@@ -137,11 +137,11 @@ class LaneState:
         self.unsent.update(nonce for nonce in nonces if nonce in self.flights)
 
     def stale(self, now: float) -> list[int]:
-        """Nonces whose bytes a node took long ago, lowest first."""
+        """Unmined nonces whose bytes a node took long ago, lowest first."""
         return [
-            nonce
-            for nonce in sorted(self.flights)
-            if (sent_at := self.flights[nonce].sent_at) is not None and now - sent_at > RESEND_AFTER
+            flight.nonce
+            for flight in self._line()
+            if flight.sent_at is not None and now - flight.sent_at > RESEND_AFTER
         ]
 
     def mined(self, entry: JournalEntry) -> None:
@@ -195,24 +195,28 @@ class LaneState:
         return [flight.key for flight in self.flights.values() if flight.key is not None]
 
     def to_send(self, limit: int) -> list[Flight]:
-        """The lowest nonces that wait for their broadcast."""
-        return [self.flights[nonce] for nonce in sorted(self.unsent)[:limit]]
+        """The lowest unmined nonces that wait for their broadcast."""
+        waiting = sorted(nonce for nonce in self.unsent if nonce >= self.mined_count)
+        return [self.flights[nonce] for nonce in waiting[:limit]]
 
     def head_of_line(self) -> Flight | None:
-        """The lowest nonce in flight: nothing above it can be mined first."""
-        return self.flights[min(self.flights)] if self.flights else None
+        """The lowest unmined nonce in flight: nothing above it can be mined first."""
+        return next(iter(self._line()), None)
 
     def overdue(self, now: float, resubmit_after: float) -> list[Flight]:
         """Flights to replace by dearer ones: none while the head of line is young, else the lowest old ones."""
         overdue: list[Flight] = []
-        for nonce in sorted(self.flights):
-            flight = self.flights[nonce]
-            if flight.taken_at is None or flight.missing_since is not None:
-                continue  # no node has it, so it cannot be in their way; or it is mined
+        for flight in self._line():
+            if flight.taken_at is None:
+                continue  # no node has it, so it cannot be in their way
             if now - flight.taken_at < resubmit_after or len(overdue) >= MAX_REPLACEMENTS:
                 break
             overdue.append(flight)
         return overdue
+
+    def _line(self) -> list[Flight]:
+        """Unmined flights, lowest nonce first."""
+        return [self.flights[nonce] for nonce in sorted(self.flights) if nonce >= self.mined_count]
 
     def _watch(self, mined: JournalEntry, attempts: Iterable[JournalEntry]) -> None:
         others = [without_raw(entry) for entry in attempts if entry.attempt != mined.attempt]

@@ -201,7 +201,7 @@ class Tenure:
 
     async def _broadcast(self) -> None:
         while True:
-            if not self.state.unsent or self.gate.lacks_funds:
+            if self.gate.lacks_funds or not self.state.to_send(1):
                 self._to_send = trio.Event()
                 with trio.move_on_after(IDLE_INTERVAL):
                     await self._to_send.wait()
@@ -227,8 +227,7 @@ class Tenure:
     async def _confirm_once(self) -> None:
         tip = await self._confirmer.look()
         await self._repairer.repair(tip)
-        if self.state.unsent:
-            self._to_send.set()
+        self._to_send.set()
 
     async def _watch_funds(self) -> None:
         while True:
