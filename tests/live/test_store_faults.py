@@ -15,7 +15,6 @@ from store_world import (
     first_core,
     lease_of,
     leased,
-    quick_sql,
     request_id,
 )
 
@@ -234,70 +233,6 @@ async def test_a_lock_held_by_somebody_ends_in_time(server: Postgres) -> None:
                 await store.sent([Sent(lease_of(claimed), "c")])
             await session.execute("ROLLBACK")
         assert await store.sent([Sent(lease_of(claimed), "c")]) == [True]
-
-
-@pytest.mark.guarantee("EV1")
-@pytest.mark.guarantee("QU6")
-@pytest.mark.guarantee("EV2")
-async def test_cut_connections_leave_nothing_half_done(server: Postgres) -> None:
-    """Backends are terminated all the time while ranges are recorded and answered; every verb is repeated until it
-    is known to have worked. In the end everything is there once."""
-    sql = quick_sql(server.url("kmsd"), server)
-    ranges, size = 40, 25
-
-    async def until(call: Callable[[], Awaitable[object]]) -> object:
-        while True:
-            try:
-                return await call()
-            except DependencyDown:
-                await trio.sleep(0.01)
-
-    async with open_store(server.url("kmsd"), instance_name="x", pool_size=4) as store:
-        owner = await until(partial(store.enrol, "x", []))
-        assert isinstance(owner, int)
-        stop = trio.Event()
-
-        async def cut() -> None:
-            while not stop.is_set():
-                await trio.to_thread.run_sync(
-                    sql,
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE application_name = 'kmsd x' AND query NOT LIKE '%kmsd_owners%'",
-                )
-                await trio.sleep(0.03)
-
-        async def listen() -> None:
-            for number in range(ranges):
-                requests = [arrival(PUBLIC, number * size + n + 1, block(number + 1)) for n in range(size)]
-                while True:
-                    cursor = await until(partial(store.cursor, "main", Stream.DECRYPTION))
-                    if cursor == block(number + 1):
-                        break
-                    record = RangeRecord("main", Stream.DECRYPTION, cursor, block(number + 1), requests)  # type: ignore[arg-type]
-                    await until(partial(store.record_range, record))
-
-        async def work() -> None:
-            done = 0
-            while done < ranges * size:
-                claimed = await until(partial(store.claim, PUBLIC, owner, 20))
-                items = [answer(lease_of(one)) for one in claimed]  # type: ignore[attr-defined]
-                await until(partial(store.answered, items))
-                if not items:
-                    # A claim whose reply was lost: its rows are leased to nobody's knowledge.
-                    sql(f"UPDATE public_decryption_requests SET status = 'pending' WHERE lease_owner = {owner}")
-                    await trio.sleep(0.05)
-                done = int(sql("SELECT count(*) FROM public_decryption_responses"))
-
-        with trio.fail_after(90.0):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(cut)
-                async with trio.open_nursery() as working:
-                    working.start_soon(listen)
-                    working.start_soon(work)
-                stop.set()
-    expected = str(ranges * size)
-    assert sql("SELECT count(*) FROM public_decryption_requests WHERE status = 'completed'") == expected
-    assert sql("SELECT count(*) FROM public_decryption_responses WHERE status = 'pending'") == expected
 
 
 @pytest.mark.guarantee("TX1")
