@@ -183,18 +183,6 @@ def test_process_metrics() -> None:
     assert any(name == "kms_connector_build_info" and ("version", "1.2.3") in labels for name, labels in found)
 
 
-def test_an_update_costs_microseconds() -> None:
-    metrics = Metrics()
-    best = math.inf
-    for _ in range(5):
-        began = time.perf_counter()
-        for _ in range(2_000):
-            metrics.inc("kms_connector_rpc_calls", "main", "eth_call")
-            metrics.observe("kms_connector_stage_seconds", 0.3, "check", "public_decryption")
-        best = min(best, (time.perf_counter() - began) / 4_000)
-    assert best < 10e-6  # measured 0.6 and 0.9 µs; the bound leaves room for a loaded machine
-
-
 def test_every_metric_named_in_the_code_is_in_the_table() -> None:
     root = Path(kmsd.__file__).parent
     named = {
