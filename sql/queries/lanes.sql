@@ -49,4 +49,10 @@ UPDATE kmsd_transactions t SET
     raw = CASE WHEN i.state IN ('final', 'dropped') THEN ''::bytea ELSE t.raw END
 FROM unnest($3::bigint[], $4::int[], $5::text[], $6::bigint[], $7::bytea[], $8::smallint[], $9::text[])
     AS i (nonce, attempt, state, block_number, block_hash, receipt_status, error)
-WHERE t.chain_id = $1 AND t.wallet = $2 AND t.nonce = i.nonce AND t.attempt = i.attempt
+CROSS JOIN LATERAL (
+    -- one look-up for each entry; as a plain join the plan made on an empty table reads the wallet's whole journal
+    SELECT e.ctid FROM kmsd_transactions e
+    WHERE e.chain_id = $1 AND e.wallet = $2 AND e.nonce = i.nonce AND e.attempt = i.attempt
+    LIMIT 1
+) AS entry
+WHERE t.ctid = entry.ctid
