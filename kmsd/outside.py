@@ -12,10 +12,10 @@ from kmsd.chain.wallet import WalletMisconfigured, open_wallet
 from kmsd.clock import SystemEntropy, SystemTime
 from kmsd.config import Settings
 from kmsd.core.client import open_core
-from kmsd.core.endpoints import BadEndpoint
+from kmsd.core.endpoints import BadEndpoint, parse_shards
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
-from kmsd.ports import Blobs, Core, Entropy, Node, Shard, Store, Time, Wallet
+from kmsd.ports import Blobs, Core, Entropy, Node, Store, Time, Wallet
 from kmsd.store.migrations import migrate
 from kmsd.store.postgres import open_store
 from kmsd.supervise import Fatal
@@ -49,7 +49,12 @@ async def open_outside(settings: Settings, metrics: Metrics, health: Health) -> 
         try:
             wallet = open_wallet(settings) if "sender" in settings.roles else None
             core = await stack.enter_async_context(
-                open_core(_shards(settings), tls=settings.kms_core_tls, window=settings.core_window)
+                open_core(
+                    parse_shards(settings.kms_core_endpoints),
+                    tls=settings.kms_core_tls,
+                    window=settings.core_window,
+                    health_deadline=settings.healthcheck_timeout,
+                )
             )
             blobs = await stack.enter_async_context(open_blobs(settings))
         except (WalletMisconfigured, BadEndpoint, BlobsMisconfigured) as error:
@@ -99,12 +104,3 @@ def _nodes(
         for chain in settings.host_chains
     }
     return gateway, hosts
-
-
-def _shards(settings: Settings) -> list[Shard]:
-    """`endpoint` or `endpoint|backup`, in the order that chooses a request's shard (decisions.md 15)."""
-    shards = []
-    for index, entry in enumerate(settings.kms_core_endpoints):
-        endpoint, _, backup = (part.strip() for part in entry.partition("|"))
-        shards.append(Shard(index, endpoint, backup or None))
-    return shards
