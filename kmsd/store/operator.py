@@ -15,9 +15,10 @@ from kmsd.operations.kinds import Kind, Stream
 from kmsd.operations.table import BY_STREAM, CEREMONIES, OPERATIONS
 from kmsd.ports import Arrival, BlockRef, ChainFact, RangeRecord
 from kmsd.store.connections import Session
-from kmsd.store.ingest import Tally, record_arrivals, record_facts
+from kmsd.store.facts import record_facts
 from kmsd.store.owners import all_tables
 from kmsd.store.part import Part
+from kmsd.store.recording import Tally, record_arrivals
 from kmsd.store.sql import query
 from kmsd.store.tables import request_query, response_query, table_query
 from kmsd.wire.ids import from_db, to_core, to_db
