@@ -1,20 +1,15 @@
-"""The `Blobs` port for real: bounded downloads over HTTP, HTTPS and S3 in worker threads."""
+"""The `Blobs` port for real: bounded downloads over HTTP, HTTPS and S3."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import trio
 
-from kmsd.blobs.http_get import Exchange, Reply, connection_pools, get
+from kmsd.blobs.http_get import DEFAULT_PORTS, BucketConnections, Reply
 from kmsd.blobs.s3_urls import S3Signer
 from kmsd.config import Settings
 from kmsd.ports import Blob, BlobFault, BlobUnavailable
-
-T = TypeVar("T")
-
-_PORTS = {"http": 80, "https": 443}
 
 MAX_REDIRECTS = 3
 """Hops that one download follows."""
@@ -36,37 +31,30 @@ async def open_blobs(settings: Settings) -> AsyncIterator["HttpBlobs"]:
     try:
         yield blobs
     finally:
-        blobs.close()
+        with trio.CancelScope(shield=True):
+            await blobs.close()
 
 
 class HttpBlobs:
-    """Downloads objects; at most `s3_max_concurrent_gets` at a time, in threads of its own.
+    """Downloads objects; at most `s3_max_concurrent_gets` at a time.
 
     Peers at private addresses are refused unless `allow_private_buckets` is set or the operator named their host
-    (`s3_fallback_urls`, `s3_endpoint`). A cancelled or late download's connection is cut, so that its thread ends.
+    (`s3_fallback_urls`, `s3_endpoint`). A cancelled or late download's connection is cut.
     Raises OSError from the constructor for an `s3_ca_file` that cannot be used.
     """
 
     def __init__(self, settings: Settings) -> None:
-        gets = settings.s3_max_concurrent_gets
-        self._connect = settings.s3_connect_timeout
-        self._read = settings.s3_read_timeout
+        gets, connect, read = settings.s3_max_concurrent_gets, settings.s3_connect_timeout, settings.s3_read_timeout
         self._turns = trio.CapacityLimiter(gets)
-        self._threads = trio.CapacityLimiter(2 * gets)  # threads of abandoned downloads live a little longer
-        self._guarded = connection_pools(
-            refuse_private=not settings.allow_private_buckets, kept=gets, ca_file=settings.s3_ca_file
-        )
-        self._trusted = connection_pools(refuse_private=False, kept=gets, ca_file=settings.s3_ca_file)
-        named = [*settings.s3_fallback_urls, *([settings.s3_endpoint] if settings.s3_endpoint else [])]
-        self._trusted_origins = frozenset(_origin(url) for url in named if not url.startswith("s3:"))
-        self._signer = S3Signer(
-            endpoint=settings.s3_endpoint, region=settings.s3_region, connect=self._connect, read=self._read
-        )
+        self._refuse_private = not settings.allow_private_buckets
+        self._connections = BucketConnections(kept=gets, ca_file=settings.s3_ca_file, connect=connect, read=read)
+        named = [urlsplit(url) for url in (*settings.s3_fallback_urls, settings.s3_endpoint) if url]
+        self._trusted_origins = frozenset(_origin(parts) for parts in named if parts.scheme in DEFAULT_PORTS)
+        self._signer = S3Signer(endpoint=settings.s3_endpoint, region=settings.s3_region, connect=connect, read=read)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close the kept connections."""
-        self._guarded.clear()
-        self._trusted.clear()
+        await self._connections.close()
 
     @property
     def active(self) -> int:
@@ -98,35 +86,22 @@ class HttpBlobs:
         raise BlobUnavailable(BlobFault.HTTP_STATUS, f"more than {MAX_REDIRECTS} redirects")
 
     async def _get_http(self, url: str, max_bytes: int) -> Reply:
-        _check(url)
-        return await self._get(url, max_bytes, trusted=_origin(url) in self._trusted_origins)
+        parts = _parsed(url)
+        refuse_private = self._refuse_private and _origin(parts) not in self._trusted_origins
+        return await self._connections.get(parts, max_bytes=max_bytes, refuse_private=refuse_private)
 
     async def _get_s3(self, url: str, max_bytes: int) -> Reply:
         bucket, _, key = url.removeprefix("s3://").partition("/")
         for last in (False, True):
-            signed = await self._in_thread(lambda: self._signer.sign(bucket, key))
-            reply = await self._get(signed, max_bytes, trusted=True)
+            signed = await trio.to_thread.run_sync(self._signer.sign, bucket, key, abandon_on_cancel=True)
+            reply = await self._connections.get(_parsed(signed), max_bytes=max_bytes, refuse_private=False)
             if reply.region is None or last or not self._signer.learn_region(bucket, reply.region):
                 break
         return reply._replace(location=None)  # a signed request is not taken elsewhere
 
-    async def _get(self, url: str, max_bytes: int, *, trusted: bool) -> Reply:
-        pools = self._trusted if trusted else self._guarded
-        exchange = Exchange()
-        try:
-            return await self._in_thread(
-                lambda: get(pools, url, exchange, max_bytes=max_bytes, connect=self._connect, read=self._read)
-            )
-        except trio.Cancelled:
-            exchange.abort()
-            raise
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._threads)
-
-
-def _check(url: str) -> None:
-    """Raise BlobUnavailable(BAD_URL) for a URL that must not or cannot be asked."""
+def _parsed(url: str) -> SplitResult:
+    """The parts of `url`. Raises BlobUnavailable(BAD_URL) for one that must not or cannot be asked."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -134,10 +109,11 @@ def _check(url: str) -> None:
         raise BlobUnavailable(BlobFault.BAD_URL) from None
     if len(url) > MAX_URL or not url.isascii() or not url.isprintable() or " " in url:
         raise BlobUnavailable(BlobFault.BAD_URL, "too long, or characters that no URL has")
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname or port == 0:
         raise BlobUnavailable(BlobFault.BAD_URL, "neither http, https nor s3, or without a host")
-    if parts.username is not None or parts.password is not None:
+    if "@" in parts.netloc:
         raise BlobUnavailable(BlobFault.BAD_URL, "holds credentials")
+    return parts
 
 
 def _redirected(url: str, location: str) -> str:
@@ -151,9 +127,5 @@ def _redirected(url: str, location: str) -> str:
     return target
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
-    except ValueError:
-        return "", None, None
+def _origin(parts: SplitResult) -> tuple[str, str | None, int]:
+    return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS[parts.scheme]
