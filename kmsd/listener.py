@@ -31,6 +31,7 @@ from kmsd.listening.reader import StreamReader
 from kmsd.listening.witnesses import Waiting, Witnesses
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
+from kmsd.observe.traces import OFF, Traces
 from kmsd.operations.kinds import Kind, Stream
 from kmsd.operations.table import OPERATIONS
 from kmsd.ownership import Ownership
@@ -68,8 +69,11 @@ class Listener:
         health: Health,
         time: Time,
         entropy: Entropy,
+        traces: Traces = OFF,
     ) -> None:
-        self._around = Around(settings, tuple(nodes), store, ownership, wakeups, handover, metrics, time, entropy)
+        self._around = Around(
+            settings, tuple(nodes), store, ownership, wakeups, handover, metrics, time, entropy, traces
+        )
         self._health = health
         interests = {stream: Interest(contract_of(stream, settings), topics_of(stream)) for stream in Stream}
         self._feeds = {

@@ -87,7 +87,7 @@ class Daemon:
     def __init__(
         self, settings: Settings, options: Options, outside: Outside, metrics: Metrics, health: Health
     ) -> None:
-        store, time, entropy = outside.store, outside.time, outside.entropy
+        store, time, entropy, traces = outside.store, outside.time, outside.entropy, outside.traces
         gateway = Chain(outside.gateway, health, name="gateway")
         hosts = {chain_id: Chain(nodes, health) for chain_id, nodes in outside.hosts.items()}
         self.settings, self.store, self.time, self.metrics = settings, store, time, metrics
@@ -99,16 +99,18 @@ class Daemon:
         if "worker" in settings.roles:
             core, blobs = outside.core, outside.blobs
             self.worker = Worker(
-                settings, store, ownership, wakeups, core, blobs, gateway, hosts, metrics, health, time, entropy
+                settings, store, ownership, wakeups, core, blobs, gateway, hosts, metrics, health, time, entropy, traces
             )
             handover = self.worker.handover
         if outside.wallet is not None:
             wallet = outside.wallet
-            self.sender = Sender(settings, store, ownership, wakeups, gateway, wallet, metrics, health, time, entropy)
+            self.sender = Sender(
+                settings, store, ownership, wakeups, gateway, wallet, metrics, health, time, entropy, traces
+            )
         if "listener" in settings.roles:
             nodes = outside.gateway
             self.listener = Listener(
-                settings, nodes, store, ownership, wakeups, handover, metrics, health, time, entropy
+                settings, nodes, store, ownership, wakeups, handover, metrics, health, time, entropy, traces
             )
         if "gc" in settings.roles:
             self._gc = Gc(settings, store, wakeups, metrics)

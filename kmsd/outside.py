@@ -15,6 +15,7 @@ from kmsd.core.client import open_core
 from kmsd.core.endpoints import BadEndpoint, parse_shards
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
+from kmsd.observe.traces import OFF, Traces, open_traces
 from kmsd.ports import Blobs, Core, Entropy, Node, Store, Time, Wallet
 from kmsd.store.migrations import migrate
 from kmsd.store.postgres import open_store
@@ -37,12 +38,16 @@ class Outside:
     time: Time
     entropy: Entropy
     migrate: Callable[[], Awaitable[object]]
+    traces: Traces = OFF
 
 
 @asynccontextmanager
 async def open_outside(settings: Settings, metrics: Metrics, health: Health) -> AsyncIterator[Outside]:
     """The ports that the configuration names; nothing is connected yet. Raises Fatal for unusable keys or endpoints."""
+    time, entropy = SystemTime(), SystemEntropy()
     async with AsyncExitStack() as stack:
+        traces = open_traces(settings, metrics, time, entropy)
+        stack.push_async_callback(traces.close)
         gateway, hosts = _nodes(settings, health, metrics)
         for node in (*gateway, *(node for nodes in hosts.values() for node in nodes)):
             stack.push_async_callback(node.close)
@@ -75,9 +80,10 @@ async def open_outside(settings: Settings, metrics: Metrics, health: Health) -> 
             core,
             blobs,
             wallet,
-            SystemTime(),
-            SystemEntropy(),
+            time,
+            entropy,
             partial(migrate, settings.database_url),
+            traces,
         )
 
 

@@ -400,7 +400,10 @@ class Claimed:
 
 @attrs.frozen
 class RangeOutcome:
-    """What a committed range did. `committed` is False when the cursor had moved: nothing was written."""
+    """What a committed range did. `committed` is False when the cursor had moved: nothing was written.
+
+    `fresh` are the arrivals that became rows, where the store tells (traces begin with them).
+    """
 
     committed: bool
     stored: Mapping[Kind, int] = attrs.field(factory=dict)
@@ -408,6 +411,7 @@ class RangeOutcome:
     replaced: int = 0
     conflicts: int = 0
     leased: Sequence[Claimed] = ()
+    fresh: Sequence[Arrival] = ()
 
 
 @attrs.frozen

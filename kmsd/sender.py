@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from kmsd.config import Settings
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
+from kmsd.observe.traces import OFF, Traces
 from kmsd.operations.kinds import Kind
 from kmsd.ownership import Ownership
 from kmsd.ports import DependencyDown, Entropy, LaneLost, Store, Time, Wallet, WalletUnavailable
@@ -39,8 +40,9 @@ class Sender:
         health: Health,
         time: Time,
         entropy: Entropy,
+        traces: Traces = OFF,
     ) -> None:
-        self._around = Surroundings(settings, store, gateway, wallet, metrics, health, time, entropy)
+        self._around = Surroundings(settings, store, gateway, wallet, metrics, health, time, entropy, traces)
         self._ownership = ownership
         self._works = Works()
         self._intake = Intake(settings, store, ownership, wakeups, self._works, metrics)

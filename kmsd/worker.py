@@ -21,6 +21,7 @@ from kmsd.config import Settings
 from kmsd.handover import Handover
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
+from kmsd.observe.traces import OFF, Traces
 from kmsd.operations.flows import FLOWS
 from kmsd.operations.kinds import Kind
 from kmsd.operations.outcomes import LeaseLost, Outcome, Setback, conclude, setback_of
@@ -54,8 +55,11 @@ class Worker:
         health: Health,
         time: Time,
         entropy: Entropy,
+        traces: Traces = OFF,
     ) -> None:
-        self._toolbox = Toolbox(settings, store, wakeups, core, blobs, gateway, hosts, metrics, health, time, entropy)
+        self._toolbox = Toolbox(
+            settings, store, wakeups, core, blobs, gateway, hosts, metrics, health, time, entropy, traces
+        )
         self._tools = tools = self._toolbox.tools
         self._hands = Hands(settings.task_limit)
         self._claims = Claims(
@@ -99,7 +103,7 @@ class Worker:
         outcome, reason = await self._attempt(row)
         if outcome is not None:
             try:
-                with self._tools.stage("store", row.kind):
+                with self._tools.stage("store", row, outcome=type(outcome).__name__):
                     applied = await self._tools.transitions.conclude(outcome)
             except Exception:
                 log.exception("an outcome could not be written", extra=_facts(row))  # the sweep finds the row again

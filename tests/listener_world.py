@@ -18,6 +18,7 @@ from kmsd.config import Contract, GatewayNode, Settings
 from kmsd.listener import Listener
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
+from kmsd.observe.traces import OFF, Traces
 from kmsd.operations.kinds import Kind, Stream
 from kmsd.ports import (
     Arrival,
@@ -325,11 +326,13 @@ class MemoryStore:
         self.records.append(record)
         stored: dict[Kind, int] = {}
         leased: list[Claimed] = []
+        fresh: list[Arrival] = []
         duplicates = 0
         for arrival in record.arrivals:
             row = self.rows.get((arrival.kind, arrival.id))
             if row is None:
                 row = self.rows[arrival.kind, arrival.id] = Row(arrival)
+                fresh.append(arrival)
                 stored[arrival.kind] = stored.get(arrival.kind, 0) + 1
                 taken = sum(one.kind is arrival.kind for one in leased)
                 if record.owner is not None and taken < record.hand_over.get(arrival.kind, 0):
@@ -345,7 +348,7 @@ class MemoryStore:
         self._signal()
         if lose:
             raise DependencyDown("database", "connection lost")
-        return RangeOutcome(True, stored, duplicates, leased=leased)
+        return RangeOutcome(True, stored, duplicates, leased=leased, fresh=fresh)
 
     async def stored_after(self, stream: Stream, block_number: int) -> Sequence[StoredRef]:
         self._begin("stored_after")
@@ -454,7 +457,7 @@ class Counting:
         return 0.5
 
     def token(self, size: int) -> bytes:
-        return next(self._next).to_bytes(size, "big")
+        return (next(self._next).to_bytes(8, "big") * size)[:size]  # no part of it is zero: trace ids may not be
 
 
 class Owner:
@@ -476,6 +479,7 @@ class World:
     metrics: Metrics = attrs.field(factory=Metrics)
     health: Health = attrs.field(factory=lambda: Health(WorldTime()))
     wakeups: WakeUps = attrs.field(factory=WakeUps)
+    traces: Traces = OFF
 
     @property
     def chain(self) -> Chain:
@@ -494,6 +498,7 @@ class World:
             self.health,
             WorldTime(),
             Counting(),
+            self.traces,
         )
 
     @asynccontextmanager

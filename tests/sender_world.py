@@ -15,6 +15,7 @@ from kmsd.chain.wallet import LocalWallet
 from kmsd.config import Contract, Settings
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import METRICS, MetricType
+from kmsd.observe.traces import OFF, Traces
 from kmsd.operations.kinds import Kind
 from kmsd.ports import (
     ClaimedResponse,
@@ -243,6 +244,7 @@ class Row:
     errors: int = 0
     last_error: str | None = None
     completions: int = 0
+    otlp_context: bytes = b""
 
 
 class MemoryStore:
@@ -286,7 +288,7 @@ class MemoryStore:
             row.id,
             row.fields,
             row.created_at,
-            b"",
+            row.otlp_context,
             row.attempts,
             row.errors,
             self.budget_age,
@@ -450,7 +452,7 @@ class World:
         self.wakeups = WakeUps()
         self.ownership = FixedOwnership()
 
-    def sender(self, wallet: Any = None, ownership: FixedOwnership | None = None) -> Sender:
+    def sender(self, wallet: Any = None, ownership: FixedOwnership | None = None, traces: Traces = OFF) -> Sender:
         return Sender(
             self.settings,
             self.store,  # type: ignore[arg-type]
@@ -462,6 +464,7 @@ class World:
             self.health,
             Clock(),
             Chance(),
+            traces,
         )
 
     async def mine_every(self, seconds: float) -> None:

@@ -19,6 +19,7 @@ from kmsd.core.pb.kms import v1 as kms
 from kmsd.core.window import Window
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
+from kmsd.observe.traces import OFF, Traces
 from kmsd.operations.kinds import Kind
 from kmsd.operations.table import CEREMONIES, OPERATIONS
 from kmsd.ownership import Ownership
@@ -407,6 +408,7 @@ class Row:
     last_error: str | None = None
     note: str | None = None
     fields: Mapping[str, Any] | None = None
+    otlp_context: bytes = b"trace"
 
 
 class StoreDouble:
@@ -496,7 +498,7 @@ class StoreDouble:
             refusal=row.refusal,
             budget_age=trio.current_time() - row.budget_started,
             created_at=row.created_at,
-            otlp_context=b"trace",
+            otlp_context=row.otlp_context,
             lease=owner,
             reporting_node=row.reporting_node,
         )
@@ -602,7 +604,7 @@ class StoreDouble:
 class World:
     """Everything around one worker."""
 
-    def __init__(self, *, shards: int = 1, **settings: Any) -> None:
+    def __init__(self, *, shards: int = 1, traces: Traces = OFF, **settings: Any) -> None:
         self.settings = Settings(
             database_url="postgresql://nowhere/none",
             gateway_chain_id=GATEWAY_ID,
@@ -641,6 +643,7 @@ class World:
             self.health,
             Clock(),
             Chance(),
+            traces,
         )
 
     # -- requests
@@ -727,9 +730,11 @@ class World:
 
     async def until(self, condition: Callable[[], Any], seconds: float = 600.0) -> None:
         """Wait (in virtual time) until `condition` holds."""
+        pause = 0.01
         with trio.move_on_after(seconds):
-            while not condition():  # noqa: ASYNC110 - any condition of the world, in virtual time
-                await trio.sleep(0.01)
+            while not condition():  # any condition of the world, in virtual time
+                await trio.sleep(pause)
+                pause = min(0.25, 1.01 * pause)
             return
         raise AssertionError(f"not within {seconds:g} s; rows: {[(r.status, r.last_error) for r in self.rows()]}")
 

@@ -7,6 +7,7 @@ import attrs
 from kmsd.config import Settings
 from kmsd.handover import Handover
 from kmsd.observe.metrics import Metrics
+from kmsd.observe.traces import Traces
 from kmsd.ownership import Ownership
 from kmsd.ports import Entropy, Node, Store, Time
 from kmsd.wakeups import WakeUps
@@ -25,3 +26,4 @@ class Around:
     metrics: Metrics
     time: Time
     entropy: Entropy
+    traces: Traces

@@ -7,10 +7,10 @@ import attrs
 import trio
 
 from kmsd.config import Settings
+from kmsd.observe.traces import OFF, Traces
 from kmsd.operations.kinds import Kind, Stream
 from kmsd.operations.table import BY_STREAM, OPERATIONS
 from kmsd.ports import Arrival, ChainFact, Entropy, Log, QuarantinedLog, Time
-from kmsd.wire import otlp
 from kmsd.wire.contract import Event
 from kmsd.wire.errors import WireError
 from kmsd.wire.keccak import keccak256
@@ -57,7 +57,7 @@ class Decoded:
     quarantined: list[QuarantinedLog] = attrs.field(factory=list)
 
 
-async def decode(logs: Sequence[Log], node: str, time: Time, entropy: Entropy) -> Decoded:
+async def decode(logs: Sequence[Log], node: str, time: Time, entropy: Entropy, traces: Traces = OFF) -> Decoded:
     """Decode `logs` in their order. What cannot be decoded is for quarantine; nothing is dropped."""
     decoded = Decoded()
     now = time.now()
@@ -67,7 +67,7 @@ async def decode(logs: Sequence[Log], node: str, time: Time, entropy: Entropy) -
         try:
             kind = kind_of(log)
             if kind is not None:
-                decoded.arrivals.append(_arrival(kind, log, now, entropy))
+                decoded.arrivals.append(_arrival(kind, log, now, traces.begin(entropy)))
             else:
                 decoded.facts.append(_fact(log))
         except WireError as error:
@@ -75,7 +75,7 @@ async def decode(logs: Sequence[Log], node: str, time: Time, entropy: Entropy) -
     return decoded
 
 
-def _arrival(kind: Kind, log: Log, now: float, entropy: Entropy) -> Arrival:
+def _arrival(kind: Kind, log: Log, now: float, trace: bytes) -> Arrival:
     record = events.decode(log)
     return Arrival(
         kind=kind,
@@ -88,7 +88,7 @@ def _arrival(kind: Kind, log: Log, now: float, entropy: Entropy) -> Arrival:
         block_number=log.block_number,
         block_hash=log.block_hash,
         log_index=log.log_index,
-        otlp_context=new_trace(entropy),
+        otlp_context=trace,
         created_at=now,
     )
 
@@ -99,9 +99,3 @@ def _fact(log: Log) -> ChainFact:
         raise WireError(f"no event of this stream: topic 0x{log.topics[0].hex()}")
     record = event.decode(log)
     return ChainFact(event.name, record[0], record, log.block_number, log.block_hash, log.log_index)
-
-
-def new_trace(entropy: Entropy) -> bytes:
-    """The `otlp_context` of a new operation: a W3C `traceparent`, sampled, with random ids."""
-    token = entropy.token(24).hex()
-    return otlp.encode({"traceparent": f"00-{token[:32]}-{token[32:]}-01"})

@@ -41,7 +41,8 @@ class Recorder:
             around.metrics.inc("kms_connector_listener_strays", self._node, by=found.strays)
             log.warning("node %s answered with %d logs that nobody had asked for", self._node, found.strays)
         news = [one for one in found.logs if not self._witnesses.known_to(self._node, one)]
-        decoded = await decode(news, self._node, around.time, around.entropy)
+        began = trio.current_time()
+        decoded = await decode(news, self._node, around.time, around.entropy, around.traces)
         counts = _counts(decoded)
         owner = around.ownership.current
         reserved = self._reserve(counts) if owner is not None else {}
@@ -70,6 +71,8 @@ class Recorder:
             return False
         self._witnesses.saw(self._node, news, record.end.number, trio.current_time(), self._ceremonies(decoded))
         self._count(decoded, counts, outcome)
+        if around.traces.on:
+            self._trace(outcome, trio.current_time() - began)
         for kind, count in counts.items():
             # A ceremony may have waited for just this second report of it.
             if kind not in DECRYPTIONS or outcome.stored.get(kind, count) > handed.get(kind, 0):
@@ -98,6 +101,12 @@ class Recorder:
         for kind, count in reserved.items():
             if count > 0:
                 self._around.handover.cancel(kind, count)
+
+    def _trace(self, outcome: RangeOutcome, seconds: float) -> None:
+        """The first span of each operation that this commit began."""
+        for one in outcome.fresh:
+            facts = {"kind": one.kind.value, "id": ids.short(one.id), "node": self._node, "block": one.block_number}
+            self._around.traces.root(one.otlp_context, seconds, facts | {"request_tx": f"0x{one.tx_hash.hex()}"})
 
     def _ceremonies(self, decoded: Decoded) -> dict[LogKey, str]:
         if self._stream is not Stream.KEY_MANAGEMENT:

@@ -89,6 +89,7 @@ LABEL_VALUES: Mapping[str, tuple[str, ...]] = {
     "fault": tuple(fault.name.lower() for fault in BlobFault),
     "sibling": ("listener", "worker", "sender", "gc", "notifications", "gauges", "probes"),
     "verdict": ("allowed", "denied", "unknown"),
+    "result": ("exported", "lost"),
 }
 """Labels whose values are known beforehand."""
 
@@ -256,6 +257,7 @@ PROCESS_METRICS: Mapping[str, Metric] = {
     "kms_connector_owner_epoch": _gauge("Epoch under which this daemon leases rows, 0 while it has none."),
     "kms_connector_event_loop_lag_seconds": _gauge("Worst delay of the event loop since the last but one second."),
     "kms_connector_log_lines_suppressed": _counter("Repeated log lines counted instead of written."),
+    "kms_connector_trace_spans": _counter("Trace spans that the collector took or that are lost.", "result"),
     "kms_connector_metric_series_dropped": _counter("Updates of series past the bound of a family.", "family"),
     "kms_connector_build_info": _gauge("Always 1.", "version", "python"),
     "process_cpu_seconds_total": _counter("User and system CPU time."),

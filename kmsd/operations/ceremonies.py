@@ -75,13 +75,13 @@ async def serve_ceremony(row: Claimed, tools: Tools) -> Outcome:
     shard, is_sent = tools.core.shard_of(row)
     stored_refusal = row.refusal
     if not is_sent:
-        with tools.stage("check", row.kind):
+        with tools.stage("check", row):
             if form.result_first and (earlier := await _earlier_result(row, shard, form, tools)) is not None:
                 return earlier
             digests = await form.before(row, shard, tools)
         failpoint("worker.before_ceremony_send")
         settings = tools.settings
-        with tools.stage("send", row.kind):
+        with tools.stage("send", row, core=shard.endpoint):
             request = form.request(row.event, tools.kms_generation, digests)
             deadline = settings.core_ceremony_timeout if form.long else settings.core_send_timeout
             try:
@@ -99,7 +99,7 @@ async def serve_ceremony(row: Claimed, tools: Tools) -> Outcome:
         if not await tools.transitions.sent(Sent(lease_of(row), shard.endpoint, was_fresh(answer))):
             raise LeaseLost
         tools.wakeups.ring(row.kind, is_response=False)  # the Core's slot is free for the next ceremony
-    with tools.stage("await", row.kind):
+    with tools.stage("await", row, core=shard.endpoint):
         verdict, answer = await result_of(row, shard, tools, stored_refusal)
     failpoint("worker.after_ceremony_result")
     if verdict is Verdict.RESEND:

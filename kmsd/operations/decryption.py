@@ -103,7 +103,7 @@ async def serve_decryption(row: Claimed, tools: Tools) -> Outcome:
     shard, is_sent = tools.core.shard_of(row)
     if is_sent:
         return await _result(row, shard, form, tools, row.refusal)
-    with tools.stage("check", row.kind):
+    with tools.stage("check", row):
         _must_be_decryptable(row.event)
         await form.access(row, tools)
         await tools.keys.must_allow(_key_id(row.event), KeyAllowance.DECRYPTION_ONLY)
@@ -122,9 +122,9 @@ async def serve_decryption(row: Claimed, tools: Tools) -> Outcome:
 
 async def _fetch_and_send(row: Claimed, shard: Shard, form: Form, tools: Tools) -> tuple[Verdict, CoreAnswer]:
     """Get the request to the Core. The ciphertexts live only in here (WK4)."""
-    with tools.stage("fetch", row.kind):
+    with tools.stage("fetch", row):
         payload = await tools.ciphertexts.fetch(row.event.sns_materials)
-    with payload as ciphertexts, tools.stage("send", row.kind):
+    with payload as ciphertexts, tools.stage("send", row, core=shard.endpoint):
         request = form.request(row.event, ciphertexts, tools.decryption)
         failpoint("worker.before_send")
         sent = await send(row, shard, tools, request, tools.settings.core_send_timeout)
@@ -153,7 +153,7 @@ async def _turned_down(
 async def _result(row: Claimed, shard: Shard, form: Form, tools: Tools, stored_refusal: str | None) -> Outcome:
     """Wait for the result and check it."""
     operation = OPERATIONS[row.kind]
-    with tools.stage("await", row.kind):
+    with tools.stage("await", row, core=shard.endpoint):
         verdict, answer = await result_of(row, shard, tools, stored_refusal)
     failpoint("worker.after_result")
     if verdict is Verdict.RESEND:

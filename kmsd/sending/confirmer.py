@@ -1,7 +1,7 @@
 """Confirming: one look at the chain for everything in flight, receipts by hash, reorganisations noticed."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import trio
@@ -13,6 +13,7 @@ from kmsd.chain.transactions import decode
 from kmsd.config import Settings
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
+from kmsd.observe.traces import RECEIPT, Traces
 from kmsd.operations.table import OPERATIONS
 from kmsd.ports import JournalEntry, Lease, ResponseFate, ResponseOutcome, Store, Time, TxState
 from kmsd.sending.journal import Journal
@@ -74,6 +75,7 @@ class Confirmer:
         metrics: Metrics,
         health: Health,
         time: Time,
+        traces: Traces,
         *,
         epoch: int,
     ) -> None:
@@ -90,6 +92,7 @@ class Confirmer:
         self._metrics = metrics
         self._health = health
         self._time = time
+        self._traces = traces
         self._epoch = epoch
         self.more = False
         """True when the last look left mined nonces for the next one."""
@@ -148,6 +151,7 @@ class Confirmer:
             else:
                 self._state.land(entry.nonce)
         self._count(mined)
+        self._trace(found, reasons)
         self._works.settled(mined.outcomes)
         self._works.enqueue(again)
 
@@ -278,6 +282,17 @@ class Confirmer:
                     attempts.setdefault(entry.nonce, []).append(entry)
             for entries in attempts.values():
                 self._state.fell_out(entries)
+
+    def _trace(
+        self, found: Mapping[int, tuple[JournalEntry, Receipt]], reasons: Mapping[int, RevertReason | str | None]
+    ) -> None:
+        for nonce, (entry, receipt) in found.items() if self._traces.on else ():
+            work = self._works.get((entry.kind, entry.id) if entry.kind is not None and entry.id is not None else None)
+            if work is not None:
+                facts = {**work.facts, "nonce": nonce, "tx": f"0x{entry.tx_hash.hex()}", "block": receipt.block_number}
+                words = "" if receipt.status == 1 else f"reverted: {reasons.get(nonce)}"
+                seconds = self._time.now() - entry.signed_at
+                self._traces.span(work.response.otlp_context, RECEIPT, seconds, facts, words)
 
     def _count(self, mined: Mined) -> None:
         now = self._time.now()

@@ -11,6 +11,7 @@ from kmsd.chain.nonces import LaneState, Window
 from kmsd.chain.outcomes import Refusal, SendVerdict, send_verdict
 from kmsd.config import Settings
 from kmsd.observe.health import Health
+from kmsd.observe.traces import TRANSACTION, Traces
 from kmsd.ports import JournalEntry, ResponseOutcome, Store
 from kmsd.sending.calldata import response_call
 from kmsd.sending.gate import Gate
@@ -91,6 +92,7 @@ class Preparer:
         gate: Gate,
         verdicts: Verdicts,
         health: Health,
+        traces: Traces,
         *,
         remote: bool,
     ) -> None:
@@ -106,6 +108,7 @@ class Preparer:
         self._gate = gate
         self._verdicts = verdicts
         self._health = health
+        self._traces = traces
         self._batch = REMOTE_BATCH if remote else BATCH
 
     def room(self) -> int:
@@ -138,10 +141,17 @@ class Preparer:
             ]
             entries = await self._journal.sign(drafts)
             self._state.add(entries)
+            if self._traces.on:
+                for work, entry in zip(works, entries, strict=False):
+                    self._trace(work, entry)
             return entries
         finally:
             signed = dict.fromkeys(works[: len(entries)])
             self._works.put_back([work for work in taken if work not in signed])
+
+    def _trace(self, work: Work, entry: JournalEntry) -> None:
+        facts = {**work.facts, "nonce": entry.nonce, "tx": f"0x{entry.tx_hash.hex()}"}
+        self._traces.span(work.response.otlp_context, TRANSACTION, trio.current_time() - work.since, facts)
 
     async def _encode(self, works: Iterable[Work]) -> list[Work]:
         """The works whose call could be built; the others fail."""

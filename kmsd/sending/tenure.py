@@ -18,6 +18,7 @@ from kmsd.chain.transactions import decode
 from kmsd.config import Settings
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
+from kmsd.observe.traces import OFF, Traces
 from kmsd.operations.kinds import Kind
 from kmsd.operations.table import CEREMONIES, WITH_RESPONSE
 from kmsd.ports import DependencyDown, Entropy, Lane, Store, Time, Wallet, WalletUnavailable
@@ -61,6 +62,7 @@ class Surroundings:
     health: Health
     time: Time
     entropy: Entropy
+    traces: Traces = OFF
 
 
 class Tenure:
@@ -99,6 +101,7 @@ class Tenure:
             self.gate,
             verdicts,
             health,
+            around.traces,
             remote=around.wallet.is_remote,
         )
         self._broadcaster = Broadcaster(settings, self.state, self.window, questions, self.gate)
@@ -116,6 +119,7 @@ class Tenure:
             metrics,
             health,
             around.time,
+            around.traces,
             epoch=epoch,
         )
         self._repairer = Repairer(

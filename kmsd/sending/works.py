@@ -10,6 +10,7 @@ import trio
 
 from kmsd.operations.kinds import Kind
 from kmsd.ports import ClaimedResponse, ResponseFate, ResponseOutcome
+from kmsd.wire import ids
 
 Key = tuple[Kind, int]
 """Kind and id: what names a response."""
@@ -20,7 +21,7 @@ class Work:
     """One response on its way: its row, its call once encoded, and what earlier transactions of it taught.
 
     `gas_floor`: least gas limit of the next transaction; `out_of_gas`: times in a row that it ran out; `suspect`: ask
-    the node what the call would do before signing.
+    the node what the call would do before signing; `since`: the event loop's time when it came into hand.
     """
 
     response: ClaimedResponse
@@ -29,11 +30,17 @@ class Work:
     gas_floor: int = 0
     out_of_gas: int = 0
     suspect: bool = False
+    since: float = 0.0
 
     @property
     def size(self) -> int:
         """Bytes of its fields: about what its calldata and its transaction take each."""
         return sum(len(value) for value in self.response.fields.values() if isinstance(value, bytes))
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """Which response a span is about."""
+        return {"kind": self.response.kind.value, "id": ids.short(self.response.id)}
 
     @property
     def key(self) -> Key:
@@ -82,6 +89,7 @@ class Works:
     def enqueue(self, works: Iterable[Work]) -> None:
         """Take into hand, at the end of the queue; nothing stands in it twice."""
         for work in works:
+            work.since = trio.current_time()
             self._add(work)
             self._queue.append(work)
         self._ring()

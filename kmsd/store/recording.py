@@ -30,6 +30,7 @@ class Tally:
     replaced: int = 0
     conflicts: int = 0
     leased: list[Claimed] = attrs.field(factory=list)
+    fresh: list[Arrival] = attrs.field(factory=list)
     diverging: list[tuple[Kind, int]] = attrs.field(factory=list)
 
 
@@ -67,6 +68,7 @@ async def record_arrivals(
     )
     fresh = {from_db(row["id"]): row["leased"] for row in rows}
     tally.stored[kind] = len(fresh)
+    tally.fresh += [arrival for arrival in ordered if arrival.id in fresh]
     if record.owner is not None:
         tally.leased += [_leased(arrival, record.owner, record.node) for arrival in ordered if fresh.get(arrival.id)]
     if unconfirmed:

@@ -12,6 +12,7 @@ from kmsd.chain.chain import Chain
 from kmsd.config import Contract, Settings, host_chain_map
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
+from kmsd.observe.traces import Traces
 from kmsd.operations.core_desk import CoreDesk
 from kmsd.operations.gateway import GatewayQuestions
 from kmsd.operations.keys import Keys
@@ -38,6 +39,7 @@ class Toolbox:
         health: Health,
         time: Time,
         entropy: Entropy,
+        traces: Traces,
     ) -> None:
         decryption = _domain(settings.decryption_contract, settings.gateway_chain_id)
         desk = CoreDesk(core, settings.kms_signer_address, metrics, health)
@@ -84,6 +86,7 @@ class Toolbox:
             health=health,
             time=time,
             entropy=entropy,
+            traces=traces,
         )
         self._services = (access.run, questions.run, registry.run, transitions.run)
 
