@@ -1,7 +1,7 @@
 """Health checks as data: what is looked at, how grave it is, what the operator should do.
 
-`/healthz`, `kmsd status`, `kmsd doctor`, the gauge `kms_connector_check_failing` (one alert rule per row) and
-`docs/metrics.md` are made from this table. A check judges facts in memory; it asks nobody.
+`/healthz`, `kmsd status`, `kmsd doctor`, the gauge `kms_connector_check_failing`, the alert rules (one for each row),
+`docs/metrics.md` and the alerts of `docs/operating.md` are made from this table. A check judges facts in memory; it asks nobody.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,9 +48,13 @@ class View(NamedTuple):
 
 @attrs.frozen
 class Check:
-    """One row. `judge` gives words while the check fails, else None. `gates`: `/healthz` answers 503 while it fails."""
+    """One row. `judge` gives words while the check fails, else None. `gates`: `/healthz` answers 503 while it fails.
+
+    `title` says in a few words what it means that the check fails; `remedy` what the operator should do.
+    """
 
     name: str
+    title: str
     severity: Severity
     gates: bool
     judge: Callable[[View], str | None]
@@ -135,6 +139,7 @@ def _waiting_decryption(labels: Sequence[str]) -> bool:
 CHECKS: Sequence[Check] = (
     Check(
         "database",
+        "The database does not answer",
         Severity.CRITICAL,
         True,
         lambda view: _every(view, "database"),
@@ -142,6 +147,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "gateway",
+        "No Gateway node answers",
         Severity.CRITICAL,
         True,
         lambda view: _any(view, "gateway node "),
@@ -150,6 +156,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "core",
+        "A KMS Core shard does not answer",
         Severity.CRITICAL,
         True,
         lambda view: _every(view, "core ") if "worker" in view.roles else None,
@@ -157,6 +164,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "core_paused",
+        "The KMS Core refuses every request of a kind",
         Severity.CRITICAL,
         False,
         lambda view: _over(view, "kms_connector_core_paused", 0, "the Core says that it is not usable"),
@@ -164,6 +172,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "gateway_node",
+        "One of several Gateway nodes does not answer",
         Severity.WARNING,
         False,
         lambda view: _some(view, "gateway node "),
@@ -172,6 +181,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "host_chain",
+        "A host chain does not answer",
         Severity.WARNING,
         False,
         lambda view: _down(view, "host chain "),
@@ -179,6 +189,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "bucket",
+        "A coprocessor's bucket does not serve",
         Severity.WARNING,
         False,
         lambda view: _down(view, "bucket "),
@@ -186,6 +197,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "wallet",
+        "The transaction key cannot sign",
         Severity.CRITICAL,
         False,
         lambda view: _down(view, "wallet") or _down(view, "AWS KMS"),
@@ -193,6 +205,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "lane_paused",
+        "Sending is paused",
         Severity.CRITICAL,
         False,
         lambda view: _over(view, "kms_connector_tx_sender_lane_paused", 0, "sending is paused"),
@@ -201,6 +214,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "unmined",
+        "Transactions are not mined",
         Severity.WARNING,
         False,
         lambda view: _over(
@@ -210,6 +224,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "lag",
+        "The listener is far behind the head",
         Severity.WARNING,
         False,
         lambda view: _over(view, "kms_connector_listener_lag_blocks", LAG_BLOCKS, "blocks behind the head"),
@@ -217,6 +232,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "scan",
+        "No block range was read for a while",
         Severity.WARNING,
         False,
         _scan_age,
@@ -224,6 +240,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "queue_age",
+        "A decryption waits for long",
         Severity.WARNING,
         False,
         lambda view: _over(
@@ -237,6 +254,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "quarantine",
+        "Something could not be decoded",
         Severity.WARNING,
         False,
         lambda view: _over(view, "kms_connector_quarantined", 0, "logs or rows in quarantine"),
@@ -244,6 +262,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "unconfirmed",
+        "A key ceremony was shown by one node only",
         Severity.CRITICAL,
         False,
         lambda view: _over(view, "kms_connector_ceremonies_unconfirmed", 0, "ceremonies seen by one node only"),
@@ -252,6 +271,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "divergence",
+        "Our answer differs from the consensus",
         Severity.CRITICAL,
         False,
         lambda view: _over(view, "kms_connector_divergences", 0, "answers that differ from the consensus"),
@@ -260,6 +280,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "event_loop",
+        "The process does not get enough CPU",
         Severity.WARNING,
         False,
         lambda view: _over(view, "kms_connector_event_loop_lag_seconds", LOOP_LAG, "event loop late, seconds"),
@@ -267,6 +288,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "series_dropped",
+        "A metric has too many label values",
         Severity.WARNING,
         False,
         lambda view: _over(view, "kms_connector_metric_series_dropped", 0, "updates of metrics dropped"),
@@ -274,6 +296,7 @@ CHECKS: Sequence[Check] = (
     ),
     Check(
         "alert",
+        "The daemon itself raised an alert",
         Severity.WARNING,
         False,
         lambda view: "; ".join(f"{alert.key}: {alert.words}" for alert in view.health.alerts) or None,
