@@ -109,6 +109,8 @@ class Worker:
                 log.exception("an outcome could not be written", extra=_facts(row))  # the sweep finds the row again
             else:
                 self._tell(row, outcome, reason, applied, trio.current_time() - began)
+        if not isinstance(outcome, TryAgain):
+            self._tools.grants.drop(row)
         self._hands.let_go(row)
 
     async def _attempt(self, row: Claimed) -> tuple[Outcome | None, Reason | None]:

@@ -8,18 +8,20 @@ import trio
 from kmsd.blobs.bucket_order import OUTAGES, BucketOrder
 from kmsd.blobs.budget import ByteBudget, Reservation
 from kmsd.blobs.registry import BucketRegistry
+from kmsd.core.call import MAX_MESSAGE
 from kmsd.core.pb.kms.v1 import CiphertextFormat
 from kmsd.core.requests import Ciphertext, ciphertext_format
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
 from kmsd.ports import Blob, BlobFault, Blobs, BlobUnavailable, DependencyDown
 from kmsd.redact import endpoint
+from kmsd.wire.handles import fhe_type_of
 from kmsd.wire.v0_11.structs import SnsMaterial
 
 log = logging.getLogger("kmsd.blobs")
 
-FIRST_GUESS = 1_048_576
-"""Bytes reserved for a ciphertext of a type of which none was fetched yet."""
+COMPRESSED, EXPANDED_PER_BIT = 99_700, 16_450
+"""Bytes of a ciphertext of which none of its type was fetched yet: the larger format counts (wire/kms-core.md 8)."""
 HURRY = 0.25
 """Part of the whole patience that a bucket gets while others have not been asked yet."""
 MAX_WORDS = 400
@@ -52,7 +54,10 @@ class _Sizes:
         self._guesses: dict[int, int] = {}
 
     def guess(self, handle: bytes) -> int:
-        return min(self._limit, self._guesses.get(handle[30], FIRST_GUESS))
+        known = self._guesses.get(handle[30])
+        return min(
+            self._limit, max(COMPRESSED, EXPANDED_PER_BIT * fhe_type_of(handle).bits) if known is None else known
+        )
 
     def learn(self, handle: bytes, size: int) -> None:
         last = self._guesses.get(handle[30], size)
@@ -77,8 +82,9 @@ class Payload:
 class Ciphertexts:
     """Fetches ciphertexts from whichever bucket has the right bytes.
 
-    `fallback_urls` are asked after the coprocessors' own buckets; objects over `limit` bytes are refused. A download
-    may take `patience` seconds, a part of that while other buckets remain.
+    `fallback_urls` are asked after the coprocessors' own buckets; objects over `limit` bytes are refused, and no more
+    than the Core takes in one message are held for one request. A download may take `patience` seconds, a part of that
+    while other buckets remain.
     """
 
     def __init__(
@@ -113,11 +119,15 @@ class Ciphertexts:
         ticket = self._budget.ticket()
         sizes = [self._sizes.guess(material.ct_handle) for material in materials]
         while True:
-            reservation = await self._budget.reserve(sum(sizes), ticket)
+            reservation = await self._budget.reserve(min(MAX_MESSAGE, sum(sizes)), ticket)
             try:
                 ciphertexts = await self._fetch_all(materials, sizes)
             except _Larger as larger:
-                sizes[larger.position] = larger.size
+                fhe_type = materials[larger.position].ct_handle[30]
+                sizes = [
+                    max(size, larger.size) if material.ct_handle[30] == fhe_type else size
+                    for size, material in zip(sizes, materials, strict=True)
+                ]
                 reservation.release()
             except BaseException:
                 reservation.release()
@@ -127,14 +137,14 @@ class Ciphertexts:
                 return Payload(ciphertexts, reservation)
 
     async def _fetch_all(self, materials: Sequence[SnsMaterial], sizes: Sequence[int]) -> list[Ciphertext]:
-        if len(materials) == 1:
-            return [await self._fetch(materials[0], 0, sizes[0])]
+        if len(materials) == 1 or sum(sizes) > MAX_MESSAGE:
+            return await self._fetch_in_turn(materials, sizes)
         found: list[Ciphertext | None] = [None] * len(materials)
         failures: list[Exception] = []
 
         async def fetch(position: int) -> None:
             try:
-                found[position] = await self._fetch(materials[position], position, sizes[position])
+                found[position] = await self._fetch(materials[position], position, sizes[position], self._limit)
             except (_Larger, CiphertextMissing, DependencyDown) as error:
                 failures.append(error)
                 nursery.cancel_scope.cancel()
@@ -147,7 +157,17 @@ class Ciphertexts:
             raise failures[0]
         return [ciphertext for ciphertext in found if ciphertext is not None]
 
-    async def _fetch(self, material: SnsMaterial, position: int, reserved: int) -> Ciphertext:
+    async def _fetch_in_turn(self, materials: Sequence[SnsMaterial], sizes: Sequence[int]) -> list[Ciphertext]:
+        """One after the other, each into what the earlier ones left of the Core's largest message."""
+        found: list[Ciphertext] = []
+        left = MAX_MESSAGE
+        for position, (material, size) in enumerate(zip(materials, sizes, strict=True)):
+            limit = min(self._limit, left)
+            found.append(await self._fetch(material, position, min(size, limit), limit))
+            left -= len(found[-1].body)
+        return found
+
+    async def _fetch(self, material: SnsMaterial, position: int, reserved: int, limit: int) -> Ciphertext:
         """One ciphertext from the first bucket that has it and names its format (decisions.md 19a)."""
         urls, down = await self._registry.urls(material.coprocessor_tx_senders)
         candidates = self._order.order(urls, self._fallback_urls, material.sns_ciphertext_digest, _now())
@@ -159,7 +179,7 @@ class Ciphertexts:
             if unnamed is not None and (patience > hurry or self._order.state(url).names_format is False):
                 continue  # only its word about the format is wanted, and it would not tell
             try:
-                blob = await self._ask(url, material, position, reserved, patience)
+                blob = await self._ask(url, material, position, reserved, limit, patience)
             except BlobUnavailable as error:
                 faults.append((url, error))
                 if error.fault is BlobFault.DEADLINE and patience < self._patience:
@@ -177,7 +197,9 @@ class Ciphertexts:
         outage = down is not None or any(error.fault in OUTAGES for _, error in faults)
         raise CiphertextMissing(_words(material, faults), outage=outage)
 
-    async def _ask(self, url: str, material: SnsMaterial, position: int, reserved: int, patience: float) -> Blob:
+    async def _ask(
+        self, url: str, material: SnsMaterial, position: int, reserved: int, limit: int, patience: float
+    ) -> Blob:
         """The object from one bucket if it is the right one. Raises BlobUnavailable, _Larger."""
         name = endpoint(url)
         began = _now()
@@ -187,8 +209,8 @@ class Ciphertexts:
             if blob.keccak != material.sns_ciphertext_digest:
                 raise BlobUnavailable(BlobFault.WRONG_BYTES, f"keccak-256 0x{blob.keccak.hex()}")
         except BlobUnavailable as error:
-            if error.fault is BlobFault.TOO_LARGE and reserved < self._limit and self._may_be(error, reserved):
-                raise _Larger(position, error.announced or min(self._limit, 4 * reserved)) from None
+            if error.fault is BlobFault.TOO_LARGE and reserved < limit and _may_be(error, reserved, limit):
+                raise _Larger(position, error.announced or min(limit, 4 * reserved)) from None
             self._blame(url, name, error)
             raise
         self._order.good(url, ciphertext_format(blob.format) is not None)
@@ -197,9 +219,6 @@ class Ciphertexts:
         self._metrics.inc("kms_connector_bucket_bytes", name, by=float(len(blob.body)))
         self._metrics.observe("kms_connector_bucket_seconds", _now() - began, name)
         return blob
-
-    def _may_be(self, error: BlobUnavailable, reserved: int) -> bool:
-        return error.announced is None or reserved < error.announced <= self._limit
 
     def _blame(self, url: str, name: str, error: BlobUnavailable) -> None:
         self._order.bad(url, error.fault, _now())
@@ -212,6 +231,11 @@ class Ciphertexts:
         self._sizes.learn(material.ct_handle, len(blob.body))
         self._metrics.inc("kms_connector_worker_s3_ciphertext_retrieval_counter")
         return Ciphertext(material.ct_handle, blob.body, named)
+
+
+def _may_be(error: BlobUnavailable, reserved: int, limit: int) -> bool:
+    """Whether an object that did not fit into `reserved` bytes may be a ciphertext within `limit`."""
+    return error.announced is None or reserved < error.announced <= limit
 
 
 def _words(material: SnsMaterial, faults: Sequence[tuple[str, BlobUnavailable]]) -> str:

@@ -16,7 +16,7 @@ from kmsd.core.decoding import Undecodable, decode
 from kmsd.core.endpoints import parse_endpoint, tls_context
 from kmsd.core.failover import Pause, Route
 from kmsd.core.link import Patience
-from kmsd.core.methods import HEALTH_REQUEST, METHODS, Lane, MethodFacts
+from kmsd.core.methods import DECRYPTIONS, HEALTH_REQUEST, METHODS, Lane, MethodFacts
 from kmsd.core.status import NOT_USABLE
 from kmsd.core.window import DEFAULT_MAXIMUM, Window
 from kmsd.ports import CoreAnswer, CoreMethod, Shard, StatusCode
@@ -25,7 +25,6 @@ log = logging.getLogger("kmsd.core")
 
 PROBE_INTERVAL = 5.0
 """Seconds between health probes of a shard that has a backup and is not on a healthy primary."""
-DECRYPTIONS = frozenset({CoreMethod.PUBLIC_DECRYPT, CoreMethod.USER_DECRYPT})
 
 Request = betterproto2.Message | bytes | Sequence[bytes]
 """A message, its encoding, or its encoding in chunks. Large requests come in chunks (`kmsd.core.requests`)."""
@@ -58,7 +57,7 @@ class _Line:
         self.suspicion = trio.Event()
         self.turn = trio.Lock()
         texts = [shard.endpoint] if shard.backup is None else [shard.endpoint, shard.backup]
-        limits = {Lane.SEND: 4, Lane.BULK: 1, Lane.POLL: 2 + window // 50, Lane.ASK: 1}
+        limits = {Lane.SEND: 4, Lane.BULK: 1, Lane.POLL: 2 + window // 50, Lane.CEREMONY: 2, Lane.ASK: 1}
         self.pools = [
             {lane: ChannelPool(parse_endpoint(text), context, patience, nursery, limits[lane]) for lane in Lane}
             for text in texts

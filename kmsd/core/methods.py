@@ -22,6 +22,8 @@ class Lane(StrEnum):
     """Requests above `kmsd.core.call.LARGE`, one at a time, in the place of SEND."""
     POLL = "poll"
     """Calls that may block for a minute."""
+    CEREMONY = "ceremony"
+    """Sends and polls of key management: never behind decryptions, however many of those the Core leaves unanswered."""
     ASK = "ask"
     """Small questions that are answered at once: health, key material."""
 
@@ -40,12 +42,18 @@ class MethodFacts:
     operation: CoreMethod | None
 
 
+DECRYPTIONS = frozenset({CoreMethod.PUBLIC_DECRYPT, CoreMethod.USER_DECRYPT})
+"""Operations that come by the thousand."""
+
+
 def _send(method: CoreMethod, reply: type[betterproto2.Message] = kms.Empty) -> MethodFacts:
-    return MethodFacts(f"/{CORE_SERVICE}/{method}", reply, Lane.SEND, method)
+    lane = Lane.SEND if method in DECRYPTIONS else Lane.CEREMONY
+    return MethodFacts(f"/{CORE_SERVICE}/{method}", reply, lane, method)
 
 
 def _poll(method: CoreMethod, reply: type[betterproto2.Message], operation: CoreMethod) -> MethodFacts:
-    return MethodFacts(f"/{CORE_SERVICE}/{method}", reply, Lane.POLL, operation)
+    lane = Lane.POLL if operation in DECRYPTIONS else Lane.CEREMONY
+    return MethodFacts(f"/{CORE_SERVICE}/{method}", reply, lane, operation)
 
 
 METHODS: dict[CoreMethod, MethodFacts] = {

@@ -105,7 +105,9 @@ async def serve_decryption(row: Claimed, tools: Tools) -> Outcome:
         return await _result(row, shard, form, tools, row.refusal)
     with tools.stage("check", row):
         _must_be_decryptable(row.event)
-        await form.access(row, tools)
+        if not tools.grants.has(row):
+            await form.access(row, tools)
+            tools.grants.add(row)
         await tools.keys.must_allow(_key_id(row.event), KeyAllowance.DECRYPTION_ONLY)
         await tools.keys.must_be_there(shard, _key_id(row.event))
     async with tools.core.slot(shard):

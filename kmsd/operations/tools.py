@@ -14,6 +14,7 @@ from kmsd.observe.metrics import Metrics
 from kmsd.observe.traces import STAGES, Traces
 from kmsd.operations.core_desk import CoreDesk
 from kmsd.operations.gateway import GatewayQuestions
+from kmsd.operations.grants import Grants
 from kmsd.operations.keys import Keys
 from kmsd.operations.transitions import Transitions
 from kmsd.ports import Claimed, Entropy, Store, Time
@@ -30,6 +31,7 @@ class Tools:
     store: Store
     core: CoreDesk
     access: Access
+    grants: Grants
     ciphertexts: Ciphertexts
     gateway: GatewayQuestions
     keys: Keys

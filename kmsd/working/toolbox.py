@@ -15,6 +15,7 @@ from kmsd.observe.metrics import Metrics
 from kmsd.observe.traces import Traces
 from kmsd.operations.core_desk import CoreDesk
 from kmsd.operations.gateway import GatewayQuestions
+from kmsd.operations.grants import Grants
 from kmsd.operations.keys import Keys
 from kmsd.operations.tools import Tools
 from kmsd.operations.transitions import Transitions
@@ -75,6 +76,7 @@ class Toolbox:
             store=store,
             core=desk,
             access=access,
+            grants=Grants(),
             ciphertexts=ciphertexts,
             gateway=questions,
             keys=Keys(store, desk, settings.healthcheck_timeout),
