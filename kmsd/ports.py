@@ -754,9 +754,6 @@ class Store(Protocol):
     async def backlog(self) -> Backlog:
         """Counts and ages of all unfinished rows, for gauges; cheap on large tables."""
 
-    async def next_due(self, kind: Kind, is_response: bool) -> float | None:
-        """Seconds until the earliest pending row is due (≤ 0: now), None when nothing is pending."""
-
     # sender
     async def claim_responses(self, kind: Kind, owner: int, limit: int) -> Sequence[ClaimedResponse]: ...
 

@@ -1,4 +1,4 @@
-"""Counts, lists and the next due row: for gauges, commands and `--once`."""
+"""Counts and lists: for gauges, commands and `--once`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -58,10 +58,3 @@ class Counts(Part):
             return Backlog(counts, await session.value(query("count_quarantined")), sum(unconfirmed))
 
         return await self._database.run("backlog", work)
-
-    async def next_due(self, kind: Kind, is_response: bool) -> float | None:
-        """Seconds until the earliest pending row is due; unconfirmed ceremonies are not counted."""
-        confirmed = kind in CEREMONIES and not is_response
-        sql = table_query("next_due_confirmed" if confirmed else "next_due", kind, is_response=is_response)
-        rows = await self._database.single("next_due", sql)
-        return rows[0][0] if rows else None

@@ -25,13 +25,3 @@ SELECT (SELECT count(*) FROM {{table}} WHERE status = 'pending')
 SELECT {{id}} AS id, status::text AS status, last_error, extract(epoch FROM updated_at)::float8 AS changed_at
 FROM {{table}} WHERE status = ANY($1::operation_status[]) AND updated_at >= to_timestamp($2)::timestamp
 ORDER BY updated_at LIMIT $3
-
--- name: next_due
-SELECT extract(epoch FROM next_attempt_at - now())::float8
-FROM {{table}} WHERE status = 'pending' AND next_attempt_at < 'infinity'
-ORDER BY next_attempt_at LIMIT 1
-
--- name: next_due_confirmed
-SELECT extract(epoch FROM next_attempt_at - now())::float8
-FROM {{table}} WHERE status = 'pending' AND next_attempt_at < 'infinity' AND NOT unconfirmed
-ORDER BY next_attempt_at LIMIT 1

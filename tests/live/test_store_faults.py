@@ -90,7 +90,6 @@ def verbs(store: PostgresStore) -> dict[str, Callable[[], Awaitable[object]]]:
         "open_requests": store.open_requests,
         "listed": partial(store.listed, ["failed"], changed_after=0.0, limit=5),
         "backlog": store.backlog,
-        "next_due": partial(store.next_due, PUBLIC, False),
         "claim_responses": partial(store.claim_responses, PUBLIC, 1, 5),
         "load_responses": partial(store.load_responses, [(PUBLIC, 1)]),
         "lease_responses": partial(store.lease_responses, [(PUBLIC, 1)], 1),

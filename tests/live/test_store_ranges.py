@@ -225,7 +225,6 @@ async def test_a_task_on_the_old_meaning_never_answers_the_new_one(store: Postgr
     assert (await hear(store, other)).replaced == 1
     # The old task still runs: the new meaning is not handed out, not even to the same daemon.
     assert await store.claim(PUBLIC, owner, 5) == []
-    assert await store.next_due(PUBLIC, False) is None
     # It gives up: now the new one is due.
     assert await store.try_again([TryAgain(lease_of(claimed), 5.0, "busy")]) == [False]
     (again,) = await store.claim(PUBLIC, owner, 5)

@@ -1,5 +1,7 @@
 """Responses: claims, outcomes, and journal entries found at start."""
 
+import time
+
 import pytest
 from store_world import answer, arrival, block, fields_of, first_core, hear, lease_of, leased, request_id
 
@@ -79,9 +81,9 @@ async def test_a_response_waits_for_its_delay(store: PostgresStore, owner: int) 
     lease = Lease(PUBLIC, request, owner)
     await store.settle_responses([ResponseOutcome(lease, ResponseFate.PENDING, "no funds", delay=300.0)])
     assert await store.claim_responses(PUBLIC, owner, 1) == []
-    due = await store.next_due(PUBLIC, True)
-    assert due is not None
-    assert 290 < due <= 300
+    (story,) = await store.story(request)
+    assert story.response is not None
+    assert 290 < story.response["next_attempt_at"] - time.time() <= 300
 
 
 async def test_journaled_responses_are_taken_over(store: PostgresStore, owner: int) -> None:
