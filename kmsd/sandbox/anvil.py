@@ -3,6 +3,8 @@
 import http.client
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -158,6 +160,17 @@ class Anvil:
         for _ in range(blocks):
             self.call("evm_mine")
 
+    @contextmanager
+    def mining_paused(self) -> Iterator[None]:
+        """Makes no blocks inside the block, where they come at an interval."""
+        paused = self._miner is not None
+        self._end_mining()
+        try:
+            yield
+        finally:
+            if paused and self._block_time:
+                self._miner = _Miner(self.port, self._block_time)
+
     def set_automine(self, on: bool) -> None:
         """Whether each transaction makes a block at once."""
         self.call("evm_setAutomine", on)
@@ -219,8 +232,9 @@ class _Miner:
         self._thread.start()
 
     def stop(self) -> None:
-        """No more blocks; a call to a node that stands still is left behind."""
+        """No more blocks; a call to a node that stands still is left behind after a second."""
         self._ended.set()
+        self._thread.join(1.0)
 
     def _run(self) -> None:
         due = time.monotonic()
