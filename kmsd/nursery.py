@@ -17,7 +17,7 @@ Recovery after SIGKILL and start after a clean stop are the same code (rule 6). 
 import logging
 import os
 import signal
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -81,11 +81,29 @@ async def _against_the_real_world(settings: Settings, options: Options) -> int:
     return status
 
 
+class Surface(Protocol):
+    """What of the daemon faces operators and their machines; silent in the simulated world, which has no sockets."""
+
+    async def run(self, task_status: trio.TaskStatus[None] = ...) -> None: ...
+
+    def ready(self) -> None: ...
+
+    def stopping(self) -> None: ...
+
+    def stopped(self) -> None: ...
+
+
 class Daemon:
-    """All siblings of one process over one set of ports."""
+    """All siblings of one process over one set of ports. `monitoring` None: the real endpoint."""
 
     def __init__(
-        self, settings: Settings, options: Options, outside: Outside, metrics: Metrics, health: Health
+        self,
+        settings: Settings,
+        options: Options,
+        outside: Outside,
+        metrics: Metrics,
+        health: Health,
+        monitoring: Surface | None = None,
     ) -> None:
         store, time, entropy, traces = outside.store, outside.time, outside.entropy, outside.traces
         gateway = Chain(outside.gateway, health, name="gateway")
@@ -116,7 +134,7 @@ class Daemon:
             self._gc = Gc(settings, store, wakeups, metrics)
         self._gauges = Gauges(settings, store, metrics, health, self.worker, self.sender)
         self._probes = Probes(settings, outside.gateway, outside.hosts, outside.core, metrics, health)
-        self._monitoring = Monitoring(settings, metrics, health, required=not options.once)
+        self._monitoring = monitoring or Monitoring(settings, metrics, health, required=not options.once)
         metrics.on_read(lambda: metrics.set("kms_connector_owner_epoch", float(ownership.current or 0)))
 
     async def run(self, stop: trio.Event) -> int:
