@@ -11,7 +11,7 @@ LOCK = $(UV) pip compile $(ARGS) --universal --generate-hashes --python-version 
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sandbox test lint format bench fuzz guarantees protos lock clean
+.PHONY: help venv sandbox test lint format bench fuzz guarantees operator protos lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,6 +41,10 @@ bench: $(READY) ## measurements; a choice of them in ARGS
 fuzz: $(READY) ## damaged input into every decoder, for FUZZ_SECONDS (600)
 	@KMSD_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(PY) -m pytest -m fuzz $(ARGS)
 
+operator: $(READY) ## what needs Debian packages (Chromium, promtool, systemd): installs them, looks at page, unit, rules, image
+	@deploy/install-packages
+	@$(PY) -m pytest tests/operator $(ARGS)
+
 guarantees: $(READY) ## every promise with its tests and their last result
 	@$(PY) tests/guarantees.py
 
@@ -49,7 +53,7 @@ protos: $(READY) ## kmsd/core/pb anew from protos/
 
 lock: $(READY) ## requirements/*.lock anew: versions and hashes, no addresses; ARGS=--upgrade for newer versions
 	@$(LOCK) pyproject.toml --all-extras -o requirements/dev.lock
-	@$(LOCK) pyproject.toml -o requirements/daemon.lock
+	@echo hatchling | $(LOCK) pyproject.toml - --extra traces -c requirements/dev.lock -o requirements/daemon.lock
 	@echo uv | $(LOCK) - -o requirements/bootstrap.lock
 
 clean: ## forgets .venv and .cache
