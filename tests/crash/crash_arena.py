@@ -20,7 +20,7 @@ from crash_audit import Auditor, Findings
 from kmsd.sandbox.accounts import Call
 from kmsd.sandbox.process import ChildProcess
 from kmsd.sandbox.requester import Prepared, Requester
-from kmsd.sandbox.world import Plan, World
+from kmsd.sandbox.world import PARTY, Plan, World
 
 PUBLIC, USER = 12, 8
 """Decryptions of one round."""
@@ -137,15 +137,19 @@ class Arena:
         with urllib.request.urlopen(request, timeout=10) as answer:
             answer.read()
 
-    def reorganise(self, depth: int) -> None:
-        """Replace the newest blocks by others that hold the same transactions, all in the first of them."""
+    def reorganise(self, depth: int, *, without_ours: bool = False) -> None:
+        """Replace the newest blocks by others that hold the same transactions, all in the first of them.
+
+        `without_ours`: but for those of kmsd's wallet, which the chain forgets.
+        """
         chain = self.world.gateway
         with chain.mining_paused():
             head = chain.block_number()
             depth = min(depth, head)
-            blocks = [chain.call("eth_getBlockByNumber", hex(head - n), False) for n in reversed(range(depth))]
-            hashes = [one for block in blocks for one in block["transactions"]]
-            raws = [chain.call("eth_getRawTransactionByHash", one) for one in hashes]
+            blocks = [chain.call("eth_getBlockByNumber", hex(head - n), True) for n in reversed(range(depth))]
+            ours = self.world.deployment.parties[PARTY - 1].tx.text.lower() if without_ours else ""
+            kept = [one["hash"] for block in blocks for one in block["transactions"] if one["from"].lower() != ours]
+            raws = [chain.call("eth_getRawTransactionByHash", one) for one in kept]
             chain.call("anvil_reorg", depth, [[raw, 0] for raw in raws])
         self.auditor.forget()
 

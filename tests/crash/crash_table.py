@@ -80,7 +80,7 @@ def markdown(tallies: Sequence[Tally], machine: str) -> str:
         "breaks something under load, heals it, waits until every request of the chain is at its end, and audits: the",
         "whole chain against all tables. *Lost* is a request that is not stored, or ended without an answer on chain",
         "and without a failure in words; *doubled* one with two mined transactions of ours. *Recovery* is the time",
-        "from the end of the fault (or the start of the killed daemon's successor) until everything is done, starting up",
+        "from the end of the fault (or the start of the killed daemon's successor) until everything is done, its start",
         "included.",
         "",
         f"Last run {max((one.at for one in tallies), default='never')}, {machine}.",
