@@ -176,6 +176,7 @@ class NodeDouble:
     error: RpcError | None = None
     head: int = 100
     requests: int = 0
+    deadlines: list[float] = attrs.field(factory=list)
     asked: Counter[str] = attrs.field(factory=Counter)
     true_views: set[bytes] = attrs.field(factory=set)
     returns: dict[bytes, bytes] = attrs.field(factory=dict)
@@ -187,8 +188,9 @@ class NodeDouble:
 
     async def batch(self, asked: Sequence[RpcCall], *, deadline: float) -> Sequence[RpcAnswer]:
         self.requests += 1
-        await trio.sleep(self.latency)
-        if self.down:
+        self.deadlines.append(deadline)
+        await trio.sleep(min(self.latency, deadline))
+        if self.down or self.latency > deadline:
             raise DependencyDown(self.name, "down")
         return [self._answer(call) for call in asked]
 
