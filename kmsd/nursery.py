@@ -29,6 +29,7 @@ from kmsd.config import Settings
 from kmsd.gc import Gc
 from kmsd.handover import Handover, NoHandover
 from kmsd.listener import Listener
+from kmsd.observe.board import Board
 from kmsd.observe.gauges import Gauges
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
@@ -132,9 +133,12 @@ class Daemon:
             )
         if "gc" in settings.roles:
             self._gc = Gc(settings, store, wakeups, metrics)
-        self._gauges = Gauges(settings, store, metrics, health, self.worker, self.sender)
+        board = Board(outside.wallet)
+        self._gauges = Gauges(settings, store, metrics, health, self.worker, self.sender, board)
         self._probes = Probes(settings, outside.gateway, outside.hosts, outside.core, metrics, health)
-        self._monitoring = monitoring or Monitoring(settings, metrics, health, required=not options.once)
+        self._monitoring = monitoring or Monitoring(
+            settings, metrics, health, board=board, required=not options.once
+        )
         metrics.on_read(lambda: metrics.set("kms_connector_owner_epoch", float(ownership.current or 0)))
 
     async def run(self, stop: trio.Event) -> int:

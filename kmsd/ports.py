@@ -754,6 +754,9 @@ class Store(Protocol):
     async def backlog(self) -> Backlog:
         """Counts and ages of all unfinished rows, for gauges; cheap on large tables."""
 
+    async def key_registry(self) -> Sequence[Mapping[str, Any]]:
+        """Every key and CRS that is known, as the operator sees it: state, reason, instants, digests, storage."""
+
     # sender
     async def claim_responses(self, kind: Kind, owner: int, limit: int) -> Sequence[ClaimedResponse]: ...
 

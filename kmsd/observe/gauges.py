@@ -7,6 +7,7 @@ from typing import Protocol
 import trio
 
 from kmsd.config import Settings
+from kmsd.observe.board import Board
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
 from kmsd.operations.kinds import Kind
@@ -37,11 +38,13 @@ class Gauges:
         health: Health,
         worker: Busy | None,
         sender: Busy | None,
+        board: Board,
     ) -> None:
         self._interval = settings.gauge_update_interval
         self._store = store
         self._metrics = metrics
         self._health = health
+        self._board = board
         siblings = {"worker": worker, "sender": sender}
         self._siblings = {name: sibling for name, sibling in siblings.items() if sibling is not None}
         metrics.on_read(self._copy_in_flight)
@@ -51,11 +54,13 @@ class Gauges:
         while True:
             try:
                 backlog = await self._store.backlog()
+                self._board.keys = await self._store.key_registry()
             except DependencyDown as down:
                 self._health.fault(down.name, down.detail)
             else:
                 self._health.ok(DATABASE)
                 self.publish(backlog)
+                self._board.keys_at = self._health.now()
             await trio.sleep(self._interval)
 
     def publish(self, backlog: Backlog) -> None:

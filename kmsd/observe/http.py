@@ -30,11 +30,12 @@ class CannotListen(Exception):
 
 @attrs.frozen
 class Answer:
-    """Status, type and body of one answer."""
+    """Status, type and body of one answer, and headers beside those that every answer has."""
 
     status: int
     content_type: str
     body: bytes
+    headers: Sequence[tuple[str, str]] = ()
 
 
 Handler = Callable[[], Answer]
@@ -128,6 +129,7 @@ def _encoded(connection: h11.Connection, answer: Answer, *, head_only: bool) -> 
         ("Cache-Control", "no-store"),
         ("X-Content-Type-Options", "nosniff"),
         ("Connection", "close"),
+        *answer.headers,
     ]
     reason = http.HTTPStatus(answer.status).phrase.encode()
     head = connection.send(h11.Response(status_code=answer.status, headers=headers, reason=reason)) or b""

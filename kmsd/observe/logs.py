@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from kmsd import redact
+from kmsd.observe.recent import RECENT
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -58,7 +59,7 @@ def configure(
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter(colours=colours))
     handler.addFilter(Repeats())
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler, RECENT]
     root.setLevel(logging.WARNING)
     logging.getLogger("kmsd").setLevel(LEVELS[log_level])
     logging.captureWarnings(True)

@@ -125,6 +125,11 @@ class Metrics:
             return {labels: float(sum(h.counts)) for labels, h in self._histograms[name][1].items()}
         return self._numbers[name]
 
+    def buckets(self, name: str) -> tuple[tuple[float, ...], Mapping[Labels, Sequence[int]]]:
+        """Upper bounds of a histogram's buckets, and the observations in each (one more for +Inf) of every series."""
+        bounds, series = self._histograms[name]
+        return bounds, {labels: histogram.counts for labels, histogram in series.items()}
+
     def on_read(self, hook: Callable[[], None]) -> None:
         """Call `hook` before the text is written: for values that cost something or live elsewhere."""
         self._hooks.append(hook)

@@ -3,6 +3,7 @@
 /liveness   200 while the event loop runs: use it for liveness probes and watchdogs
 /healthz    200 or 503 from what background checks last saw: use it for readiness and alarms
 /metrics    Prometheus text            /version   name, version, build            /status   all of it as JSON
+/           the status page, which asks /overview
 """
 
 import json
@@ -15,9 +16,11 @@ import trio
 
 from kmsd import version
 from kmsd.config import Settings
-from kmsd.observe import logs, status
+from kmsd.observe import logs, overview, page, status
+from kmsd.observe.board import Board
 from kmsd.observe.health import Health
 from kmsd.observe.health_checks import CHECKS, View, evaluate
+from kmsd.observe.history import STEP, History
 from kmsd.observe.http import Answer, CannotListen, HttpServer, json_answer, listen
 from kmsd.observe.metrics import CONTENT_TYPE, Metrics
 from kmsd.observe.process import Process, resident_bytes, started_at
@@ -69,9 +72,12 @@ class Monitoring:
         health: Health,
         environment: Mapping[str, str] = os.environ,
         *,
+        board: Board | None = None,
         required: bool = True,
     ) -> None:
         self._settings = settings
+        self._board = board or Board()
+        self._history = History(metrics, health)
         self._required = required
         self._metrics = metrics
         self._health = health
@@ -88,6 +94,8 @@ class Monitoring:
                 "/liveness": lambda: json_answer(LIVENESS),
                 "/version": lambda: json_answer(json.dumps(self._version())),
                 "/status": lambda: json_answer(json.dumps(self.document())),
+                "/overview": lambda: json_answer(json.dumps(self._overview())),
+                "/": lambda: Answer(200, "text/html; charset=utf-8", page.HTML, page.HEADERS),
             }
         )
         Process(metrics, version.VERSION)
@@ -107,6 +115,7 @@ class Monitoring:
             for listeners in groups:
                 nursery.start_soon(self.server.serve, listeners)
             nursery.start_soon(self._pulse)
+            nursery.start_soon(self._remember)
             nursery.start_soon(self._tell_systemd)
             task_status.started()
 
@@ -137,7 +146,14 @@ class Monitoring:
         self._notifier.close()
 
     def document(self) -> dict[str, Any]:
-        """Everything known, for `kmsd status` and the status page."""
+        """Everything known, for `kmsd status`."""
+        return {**self._identity(), "healthz": status.healthz(self._view), "metrics": status.gauges(self._view)}
+
+    def _overview(self) -> dict[str, Any]:
+        """What the status page shows."""
+        return {**self._identity(), **overview.document(self._view, self._board, self._history)}
+
+    def _identity(self) -> dict[str, Any]:
         return {
             **self._version(),
             "instance_name": self._settings.instance_name,
@@ -145,8 +161,7 @@ class Monitoring:
             "pid": os.getpid(),
             "uptime_seconds": round(self._health.now() - self._started, 1),
             "resident_bytes": resident_bytes(),
-            "healthz": status.healthz(self._view),
-            "metrics": status.gauges(self._view),
+            "gateway_chain_id": self._settings.gateway_chain_id,
         }
 
     def _version(self) -> dict[str, str]:
@@ -178,6 +193,12 @@ class Monitoring:
                 due = trio.current_time() + PULSE
                 await trio.sleep_until(due)
                 self._lags[1] = max(self._lags[1], trio.current_time() - due)
+
+    async def _remember(self) -> None:
+        """Samples for the plots."""
+        while True:
+            await trio.sleep(STEP)
+            self._history.sample()
 
     async def _tell_systemd(self) -> None:
         """Feed the watchdog as long as the event loop runs; waiting for a dependency is being alive (decisions 27)."""

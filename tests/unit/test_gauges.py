@@ -10,6 +10,7 @@ import trio.testing
 
 from kmsd.config import Settings
 from kmsd.core.pb.grpc.health.v1 import HealthCheckResponse, HealthCheckResponseServingStatus
+from kmsd.observe.board import Board
 from kmsd.observe.gauges import Gauges
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
@@ -56,6 +57,10 @@ class CountingStore:
             raise DependencyDown("database", "connection refused")
         return self.backlog_now
 
+    async def key_registry(self) -> Sequence[Mapping[str, Any]]:
+        """The port's verb."""
+        return [{"kind": "key", "id": f"{1:064x}", "state": "active"}]
+
 
 @attrs.define
 class BusySibling:
@@ -75,7 +80,7 @@ async def test_gauges_publish_the_backlog_and_judge_the_database(autojump_clock:
     store = CountingStore(Backlog(counts, quarantined=3, unconfirmed=1))
     metrics, health = Metrics(), Health(VirtualTime())
     worker, sender = BusySibling({Kind.PUBLIC_DECRYPTION: 4}), BusySibling({Kind.KEYGEN: 7})
-    gauges = Gauges(SETTINGS, cast(Store, store), metrics, health, worker, sender)
+    gauges = Gauges(SETTINGS, cast(Store, store), metrics, health, worker, sender, board := Board())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(gauges.run)
         await trio.sleep(1)
@@ -88,6 +93,8 @@ async def test_gauges_publish_the_backlog_and_judge_the_database(autojump_clock:
         assert metrics.value("kms_connector_quarantined") == 3
         assert metrics.value("kms_connector_ceremonies_unconfirmed") == 1
         assert health.is_up("database")
+        assert [key["state"] for key in board.keys or ()] == ["active"]
+        assert board.keys_at == health.now() - 1
         metrics.refresh()
         assert metrics.value("kms_connector_sibling_in_flight", "worker", "public_decryption") == 4
         assert metrics.value("kms_connector_sibling_in_flight", "sender", "keygen") == 7

@@ -252,3 +252,19 @@ def test_systemd_over_an_abstract_socket_and_without_one() -> None:
     gone.ready()
     assert gone.watchdog_interval is None
     gone.close()
+
+
+@pytest.mark.guarantee("PR3")
+async def test_the_status_page_and_its_document() -> None:
+    async with monitoring() as (made, health, _):
+        health.fault("database", "<script>alert(1)</script>")
+        status, headers, body = await ask(made, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert headers["content-security-policy"].startswith("default-src 'none'; ")
+        assert headers["x-frame-options"] == "DENY"
+        assert body.startswith(b"<!doctype html>")
+        status, document = await get(made, "/overview")
+        assert status == 200
+        assert document["healthz"]["dependencies"]["database"]["detail"] == "<script>alert(1)</script>"
+        assert document["keys"] is None
+        assert document["instance_name"] == "kmsd"
