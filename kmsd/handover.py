@@ -1,9 +1,11 @@
 """Fresh rows go straight from the listener to an idle worker of the same daemon (decisions.md 4).
 
-The listener reserves room, leases that many rows in the transaction that inserts them, and delivers them or cancels.
+The listener reserves room, leases that many rows in the transaction that inserts them, and delivers them or cancels;
+all of that inside `leasing`, so that the worker knows of rows whose delivery never came.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from kmsd.operations.kinds import Kind
@@ -12,6 +14,12 @@ from kmsd.ports import Claimed
 
 class Handover(Protocol):
     """The worker's side, as the listener sees it. No method waits."""
+
+    def leasing(self) -> AbstractContextManager[None]:
+        """Around a statement that may lease rows to this daemon, and the delivery of what it leased.
+
+        An exception out of the block leaves open whether it did: the worker looks for such rows at once.
+        """
 
     def reserve(self, kind: Kind, wanted: int) -> int:
         """Reserve up to `wanted` places for fresh rows of `kind`: how many there are, 0 while the worker is busy."""
@@ -25,6 +33,10 @@ class Handover(Protocol):
 
 class NoHandover:
     """For a daemon without the role of worker: nothing is ever reserved."""
+
+    def leasing(self) -> AbstractContextManager[None]:
+        """Nothing is leased."""
+        return nullcontext()
 
     def reserve(self, kind: Kind, wanted: int) -> int:
         """Nothing."""

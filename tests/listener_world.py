@@ -7,7 +7,7 @@ In memory and under trio's mock clock. The nodes speak JSON-RPC values as real o
 import itertools
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 import attrs
@@ -423,6 +423,9 @@ class Hands:
         self.room = dict.fromkeys(Kind, room)
         self.reserved = dict.fromkeys(Kind, 0)
         self.delivered: list[Claimed] = []
+
+    def leasing(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def reserve(self, kind: Kind, wanted: int) -> int:
         granted = min(wanted, self.room[kind])

@@ -5,6 +5,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import trio
 
@@ -34,7 +35,7 @@ class Recorder:
         """Commit what is new in the range; False when the cursor is no longer `expected`, and nothing was written.
 
         Raises DependencyDown, which leaves open whether the commit happened: read the cursor again. Rows that it may
-        have leased to this daemon are found and given back by the worker.
+        have leased to this daemon are found and given back by the worker, which looks at once.
         """
         around = self._around
         if found.strays:
@@ -59,13 +60,14 @@ class Recorder:
             hand_over=reserved,
         )
         failpoint("listener.before_record")
-        try:
-            outcome = await around.store.record_range(record)
-        except BaseException:
-            self._cancel(reserved)
-            raise
-        failpoint("listener.after_record")
-        handed = self._deliver(outcome, reserved)
+        with around.handover.leasing() if reserved else nullcontext():
+            try:
+                outcome = await around.store.record_range(record)
+            except BaseException:
+                self._cancel(reserved)
+                raise
+            failpoint("listener.after_record")
+            handed = self._deliver(outcome, reserved)
         if not outcome.committed:
             log.info("the cursor of %s on node %s was moved by another daemon", self._stream.value, self._node)
             return False

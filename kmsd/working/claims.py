@@ -15,6 +15,7 @@ from kmsd.operations.transitions import Transitions
 from kmsd.ownership import Ownership
 from kmsd.ports import Claimed, DependencyDown, Entropy, Lease, Store, TryAgain
 from kmsd.wakeups import WakeUp, WakeUps
+from kmsd.wire import ids
 from kmsd.working.hands import CEREMONY_ROOM, Hands
 
 log = logging.getLogger("kmsd.worker")
@@ -23,8 +24,13 @@ GATHER = 0.05
 """Seconds that a nearly full worker waits for a claim that is worth a statement."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
 """Seconds between claims while the database is away."""
-SWEEP_INTERVAL = 15.0
+SWEEP_INTERVAL = 10.0
 """Seconds between looks for rows that are ours but in nobody's hand."""
+SWEEPS_IN_DOUBT = 4
+"""Looks after a statement that may have leased rows to us ended without an answer: its commit may still be on its way
+to a server that stands still."""
+DOUBT_INTERVAL = 2.0
+"""Seconds between those looks; the first is at once."""
 
 
 class Claims:
@@ -95,7 +101,12 @@ class Claims:
                 break
             room.reserved += limit
             try:
-                rows = await claim(epoch, limit)
+                with self._hands.leasing():
+                    try:
+                        rows = await claim(epoch, limit)
+                    finally:
+                        room.give_back(reserved=limit)
+                    self._hands.take(rows)
             except DependencyDown as down:
                 for kind in kinds:
                     self._metrics.inc("kms_connector_worker_event_received_errors", OPERATIONS[kind].label)
@@ -103,12 +114,9 @@ class Claims:
                 await trio.sleep(pause * (0.5 + 0.5 * self._entropy.random()))
                 pause = min(LONGEST_PAUSE, 2.0 * pause)
                 continue
-            finally:
-                room.give_back(reserved=limit)
             pause = FIRST_PAUSE
             for row in rows:
                 self._metrics.inc("kms_connector_worker_event_received_counter", OPERATIONS[row.kind].label)
-            self._hands.take(rows)
             for kind in kinds:
                 self._hands.backlog[kind] = len(rows) >= limit
             if len(rows) < limit:
@@ -127,28 +135,32 @@ class Claims:
         return max(1, room.free)
 
     async def _sweep(self) -> None:
-        """Give back rows that are leased to us but in nobody's hand: the reply to their claim was lost.
+        """Give back rows that are leased to us but in nobody's hand: the answer to their claim or hand-over was lost.
 
-        A row must be seen so twice, since a claim or a hand-over may be on its way into our hands.
+        Now and then, since a task may also have ended without writing its row's end; and at once when in doubt.
         """
-        suspects: set[tuple[Kind, int, int]] = set()
+        hurried = 0
         while True:
-            await trio.sleep(SWEEP_INTERVAL)
-            epoch = await self._ownership.epoch()
-            seen: set[tuple[Kind, int, int]] = set()
+            if await self._hands.in_doubt.wait(DOUBT_INTERVAL if hurried else SWEEP_INTERVAL):
+                hurried = SWEEPS_IN_DOUBT
             try:
-                for kind in OPERATIONS:
-                    leased = await self._store.leased(kind, epoch)
-                    seen |= {(kind, one, epoch) for one in leased if not self._hands.holds(kind, one)}
+                await self._give_back_strays(await self._ownership.epoch())
             except DependencyDown:
+                await trio.sleep(DOUBT_INTERVAL / 2)
+                self._hands.in_doubt.ring()
                 continue
-            for kind, row_id, owner in sorted(seen & suspects):
-                log.warning("found a lease without a task", extra={"kind": kind.value, "id": row_id})
-                await self._transitions.conclude(
-                    TryAgain(Lease(kind, row_id, owner), 0.0, "the reply to its claim was lost")
-                )
-                self._wakeups.ring(kind, is_response=False)
-            suspects = seen - suspects
+            hurried = max(0, hurried - 1)
+
+    async def _give_back_strays(self, epoch: int) -> None:
+        async def leased() -> list[tuple[Kind, int]]:
+            return [(kind, one) for kind in OPERATIONS for one in await self._store.leased(kind, epoch)]
+
+        for kind, row_id in await self._hands.leased_in_vain(leased):
+            log.warning("found a lease without a task", extra={"kind": kind.value, "id": ids.short(row_id)})
+            await self._transitions.conclude(
+                TryAgain(Lease(kind, row_id, epoch), 0.0, "the reply to its claim was lost")
+            )
+            self._wakeups.ring(kind, is_response=False)
 
 
 async def give_back(rows: Sequence[Claimed], transitions: Transitions) -> None:

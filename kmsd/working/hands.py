@@ -2,7 +2,8 @@
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import trio
 
@@ -57,6 +58,10 @@ class Hands:
         self._waits: dict[Kind, trio.CancelScope] = {}
         self._start: Callable[[Claimed], None] | None = None
         self._taking = True
+        self._leasing: dict[trio.Event, None] = {}
+        self._touched: set[tuple[Kind, int]] | None = None
+        self.in_doubt = WakeUp()
+        """Rings when a statement that may have leased rows to us ended without an answer."""
 
     def open(self, start: Callable[[Claimed], None]) -> Sequence[Claimed]:
         """`start` serves each row from now on. What an earlier, cancelled run still held is returned."""
@@ -85,12 +90,10 @@ class Hands:
         for row in rows:
             self.rooms[row.kind].taken += 1
             self._rows[row.kind, row.id] = row
+            if self._touched is not None:
+                self._touched.add((row.kind, row.id))
             if self._start is not None:
                 self._start(row)
-
-    def holds(self, kind: Kind, row_id: int) -> bool:
-        """Whether the row is in hand."""
-        return (kind, row_id) in self._rows
 
     def let_go(self, row: Claimed) -> None:
         """The row's task has ended, and the database knows."""
@@ -104,6 +107,41 @@ class Hands:
         for kind, _ in self._rows:
             counts[kind] += 1
         return counts
+
+    # -- leases whose rows never arrived here
+
+    @contextmanager
+    def leasing(self) -> Iterator[None]:
+        """Around a statement that may lease rows to us, up to their arrival in our hands."""
+        ended = trio.Event()
+        self._leasing[ended] = None
+        try:
+            yield
+        except BaseException:
+            self.in_doubt.ring()
+            raise
+        finally:
+            del self._leasing[ended]
+            ended.set()
+
+    async def leased_in_vain(
+        self, leased: Callable[[], Awaitable[Sequence[tuple[Kind, int]]]]
+    ) -> Sequence[tuple[Kind, int]]:
+        """Those of the rows that `leased` says are ours which no statement, ended or open, will bring into our hands.
+
+        A row that is or was in hand since before `leased` looked proves nothing: it may have ended, and even been
+        claimed again, since. Every statement that was open when it looked is waited for; what has not arrived then was
+        leased by one whose answer was lost. Nobody else can have it meanwhile: only pending rows are claimed.
+        """
+        assert self._touched is None, "one look at a time"
+        self._touched = touched = set(self._rows)
+        try:
+            found = await leased()
+            for ended in list(self._leasing):
+                await ended.wait()
+        finally:
+            self._touched = None
+        return [key for key in found if key not in touched]
 
     # -- hand-over (decisions.md 4)
 
