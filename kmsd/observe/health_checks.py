@@ -1,7 +1,8 @@
 """Health checks as data: what is looked at, how grave it is, what the operator should do.
 
 `/healthz`, `kmsd status`, `kmsd doctor`, the gauge `kms_connector_check_failing`, the alert rules (one for each row),
-`docs/metrics.md` and the alerts of `docs/operating.md` are made from this table. A check judges facts in memory; it asks nobody.
+`docs/metrics.md` and the alerts of `docs/operating.md` are made from this table. A check judges facts in memory; it
+asks nobody.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -151,8 +152,8 @@ CHECKS: Sequence[Check] = (
         Severity.CRITICAL,
         True,
         lambda view: _any(view, "gateway node "),
-        "No Gateway node answers. See the nodes' own state, the network, the key in the URL; add a node of another "
-        "provider to gateway_nodes.",
+        "See the nodes' own state, the network, the key in the URL; add a node of another provider to gateway_nodes. "
+        "Nothing is missed meanwhile.",
     ),
     Check(
         "core",
@@ -160,7 +161,7 @@ CHECKS: Sequence[Check] = (
         Severity.CRITICAL,
         True,
         lambda view: _every(view, "core ") if "worker" in view.roles else None,
-        "A KMS Core shard does not answer. Start it, or correct kms_core_endpoints. Requests wait for it.",
+        "Start it, or correct kms_core_endpoints. Requests wait for it.",
     ),
     Check(
         "core_paused",
@@ -168,7 +169,7 @@ CHECKS: Sequence[Check] = (
         Severity.CRITICAL,
         False,
         lambda view: _over(view, "kms_connector_core_paused", 0, "the Core says that it is not usable"),
-        "The Core refuses every request of a kind. Its own log says why (PRSS not initialised, permissions, version).",
+        "Its own log says why (PRSS not initialised, permissions, version). Requests wait and resume by themselves.",
     ),
     Check(
         "gateway_node",
@@ -176,8 +177,7 @@ CHECKS: Sequence[Check] = (
         Severity.WARNING,
         False,
         lambda view: _some(view, "gateway node "),
-        "One Gateway node of several does not answer. Nothing is missed while another does; key ceremonies wait for "
-        "two that agree.",
+        "Nothing is missed while another does; key ceremonies wait for two that agree. Repair it, or change its url.",
     ),
     Check(
         "host_chain",
@@ -185,7 +185,7 @@ CHECKS: Sequence[Check] = (
         Severity.WARNING,
         False,
         lambda view: _down(view, "host chain "),
-        "No node of this host chain answers: decryptions of its handles wait. See host_chains and their backup_urls.",
+        "Decryptions of its handles wait. See its url and backup_urls in host_chains.",
     ),
     Check(
         "bucket",
@@ -193,7 +193,7 @@ CHECKS: Sequence[Check] = (
         Severity.WARNING,
         False,
         lambda view: _down(view, "bucket "),
-        "A coprocessor's bucket does not serve. Others are asked instead; tell its operator if it stays.",
+        "Others are asked instead; tell its operator if it stays.",
     ),
     Check(
         "wallet",
@@ -201,7 +201,7 @@ CHECKS: Sequence[Check] = (
         Severity.CRITICAL,
         False,
         lambda view: _down(view, "wallet") or _down(view, "AWS KMS"),
-        "The transaction key cannot sign. See the key's state, policy and region; responses wait.",
+        "See the key's state, policy and region. Responses wait.",
     ),
     Check(
         "lane_paused",
@@ -220,7 +220,7 @@ CHECKS: Sequence[Check] = (
         lambda view: _over(
             view, "kms_connector_tx_sender_oldest_unmined_seconds", UNMINED_AGE, "oldest unmined transaction, seconds"
         ),
-        "Transactions are not mined: see the Gateway's fees against max_fee_per_gas, and the nodes.",
+        "See the Gateway's fees against max_fee_per_gas, and the nodes. kmsd raises fees and fills gaps by itself.",
     ),
     Check(
         "lag",
@@ -228,7 +228,7 @@ CHECKS: Sequence[Check] = (
         Severity.WARNING,
         False,
         lambda view: _over(view, "kms_connector_listener_lag_blocks", LAG_BLOCKS, "blocks behind the head"),
-        "The listener is catching up, or a node is slow. Nothing is missed; see the node and get_logs_batch_size.",
+        "It is catching up, or a node is slow. Nothing is missed; see the node and get_logs_batch_size.",
     ),
     Check(
         "scan",
@@ -236,7 +236,7 @@ CHECKS: Sequence[Check] = (
         Severity.WARNING,
         False,
         _scan_age,
-        "No block range was read for a while: see the node and the database.",
+        "See the node and the database: a range counts only once it is stored.",
     ),
     Check(
         "queue_age",
@@ -250,7 +250,7 @@ CHECKS: Sequence[Check] = (
             "oldest waiting decryption, seconds",
             _waiting_decryption,
         ),
-        "A decryption waits for long. `kmsd list --state pending` and `kmsd show ID` say for what.",
+        "`kmsd list --state pending` and `kmsd show ID` say for what.",
     ),
     Check(
         "quarantine",
@@ -258,7 +258,7 @@ CHECKS: Sequence[Check] = (
         Severity.WARNING,
         False,
         lambda view: _over(view, "kms_connector_quarantined", 0, "logs or rows in quarantine"),
-        "Something could not be decoded and is kept. Upgrade kmsd, then `kmsd replay-quarantine`.",
+        "It is kept: `kmsd replay-quarantine --show`. Upgrade kmsd, then `kmsd replay-quarantine`.",
     ),
     Check(
         "unconfirmed",
@@ -266,7 +266,7 @@ CHECKS: Sequence[Check] = (
         Severity.CRITICAL,
         False,
         lambda view: _over(view, "kms_connector_ceremonies_unconfirmed", 0, "ceremonies seen by one node only"),
-        "A key ceremony waits until a second node shows its event. Repair the other nodes, or decide with "
+        "It waits until a second node shows the event. Repair the other nodes, or decide with "
         "`kmsd retry ID --unconfirmed`.",
     ),
     Check(
@@ -284,7 +284,7 @@ CHECKS: Sequence[Check] = (
         Severity.WARNING,
         False,
         lambda view: _over(view, "kms_connector_event_loop_lag_seconds", LOOP_LAG, "event loop late, seconds"),
-        "The process does not get enough CPU.",
+        "Give it more CPU, or fewer operations at a time (task_limit).",
     ),
     Check(
         "series_dropped",
@@ -292,7 +292,7 @@ CHECKS: Sequence[Check] = (
         Severity.WARNING,
         False,
         lambda view: _over(view, "kms_connector_metric_series_dropped", 0, "updates of metrics dropped"),
-        "A metric has more label values than expected; the number is right, the split is not. Report it.",
+        "The number is right, its split into labels is not. Report it.",
     ),
     Check(
         "alert",

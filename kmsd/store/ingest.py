@@ -84,6 +84,7 @@ class Ingest(Part):
             replaced=tally.replaced,
             conflicts=tally.conflicts,
             leased=tally.leased,
+            fresh=tally.fresh,
         )
 
     async def stored_after(self, stream: Stream, block_number: int) -> Sequence[StoredRef]:
