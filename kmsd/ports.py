@@ -766,6 +766,9 @@ class Store(Protocol):
     async def load_responses(self, keys: Sequence[tuple[Kind, int]]) -> Sequence[ClaimedResponse]:
         """Response rows by key whatever their state, for journal entries found at start; missing ones are left out."""
 
+    async def load_requests(self, keys: Sequence[tuple[Kind, int]]) -> Sequence[Any]:
+        """What each response answers, as the event's record; None for a request that is gone or cannot be decoded."""
+
     async def lease_responses(self, keys: Sequence[tuple[Kind, int]], owner: int) -> Sequence[bool]:
         """Take over the leases of responses that the journal shows in flight (their earlier owner is gone)."""
 

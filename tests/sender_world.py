@@ -88,7 +88,7 @@ class Counted:
 class GatewayModel:
     """The response functions: order of checks and errors of wire/gateway.md section 3.
 
-    A signature's first 20 bytes are the address that it "recovers" to.
+    A signature's first 20 bytes are the address that it "recovers" to, unless `recover` says otherwise.
     """
 
     def __init__(self) -> None:
@@ -97,6 +97,7 @@ class GatewayModel:
         self.votes: dict[tuple[int, bytes], int] = {}
         self.gas: Callable[[int, bool], int] = lambda row_id, commit: 100_000
         self.silent_revert: set[int] = set()
+        self.recover: Callable[[bytes], bytes] = lambda signature: signature[:20]
 
     def __call__(self, sender: bytes, to: bytes, data: bytes, limit: int | None) -> Execution:
         if to == GATEWAY_CONFIG:
@@ -109,7 +110,7 @@ class GatewayModel:
         _, arguments = decode_call(data)
         row_id = arguments[0]
         signature = next(value for name, value in zip(arguments._fields, arguments, strict=True) if name == "signature")
-        recovered = signature[:20]
+        recovered = self.recover(signature)
 
         def error(name: str, *values: Any) -> Execution:
             return Execution(gas=60_000, reverted=ERRORS[name].encode(*values))
@@ -252,6 +253,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.rows: dict[tuple[Kind, int], Row] = {}
+        self.requests: dict[tuple[Kind, int], Any] = {}
         self.journal: dict[tuple[int, int], JournalEntry] = {}
         self.down = False
         self.lose_claims = 0
@@ -316,6 +318,10 @@ class MemoryStore:
     async def load_responses(self, keys: Sequence[tuple[Kind, int]]) -> Sequence[ClaimedResponse]:
         self._check()
         return [self._claimed(self.rows[key]) for key in keys if key in self.rows]
+
+    async def load_requests(self, keys: Sequence[tuple[Kind, int]]) -> Sequence[Any]:
+        self._check()
+        return [self.requests.get(key) for key in keys]
 
     async def lease_responses(self, keys: Sequence[tuple[Kind, int]], owner: int) -> Sequence[bool]:
         self._check()

@@ -139,13 +139,15 @@ class Situation:
     """What is known besides the revert.
 
     `mined`: the revert is that of a mined transaction, not of a call to a node that may lag. `known_signer`: the
-    configured or registered signer, None while neither is known. `registration_refusals`: different responses that
-    were refused for registration in a row before this one.
+    configured or registered signer, None while neither is known. `signed_by`: the address that the response's signature
+    recovers to here (empty: none does), None where its request is gone. `registration_refusals`: different responses
+    that were refused for registration in a row before this one.
     """
 
     wallet: bytes
     mined: bool
     known_signer: bytes | None
+    signed_by: bytes | None = None
     registration_refusals: int = 0
 
 
@@ -183,13 +185,28 @@ def _signer_refused(revert: RevertReason, situation: Situation) -> AfterRevert:
     known = situation.known_signer
     if known is not None and revert.args[0] == known:
         return AfterRevert(Next.PAUSE, f"the known signer is refused: {revert}", True, Refusal.SIGNER)
+    is_ours = known is not None and situation.signed_by == known
+    words = f"{revert}; {_whose(situation)}"
     if situation.registration_refusals + 1 >= REFUSED_IN_A_ROW:
-        words = f"{REFUSED_IN_A_ROW} different responses in a row were refused for registration, last: {revert}"
+        words = f"{REFUSED_IN_A_ROW} different responses in a row were refused for registration, last: {words}"
         return AfterRevert(Next.PAUSE, words, True, Refusal.IN_A_ROW)
+    return AfterRevert(Next.RETRY if known is None or is_ours else Next.FAIL, words, True)
+
+
+def _whose(situation: Situation) -> str:
+    """What is to be said of a signature that the chain takes for a stranger's."""
+    known, signed_by = situation.known_signer, situation.signed_by
     if known is None:
-        return AfterRevert(Next.RETRY, f"{revert}, and our own signer is not known", True)
-    words = f"{revert}, not our signer {to_checksum(known)}: the payload differs from what was signed"
-    return AfterRevert(Next.FAIL, words, True)
+        return "our own signer is not known"
+    if signed_by == known:
+        return (
+            f"but over the request that is stored here it is our signer {to_checksum(known)}'s: the contract has "
+            "another EIP-712 domain than the configuration, or another request under this id"
+        )
+    if signed_by is None:
+        return f"not our signer {to_checksum(known)}: the payload differs from what was signed"
+    found = f"recovers to {to_checksum(signed_by)}" if signed_by else "is unusable"
+    return f"not our signer {to_checksum(known)}: the signature {found} here, the payload differs from what was signed"
 
 
 def _unexplained(revert: RevertReason, situation: Situation) -> AfterRevert:

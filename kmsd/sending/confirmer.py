@@ -247,7 +247,8 @@ class Confirmer:
                 traced = await self._questions.trace(entry.tx_hash)
                 reason = f"mined with status 0: {traced}; the same call succeeds now" if traced is not None else None
             reasons[entry.nonce] = reason
-        await self._verdicts.prepare([reason for reason in reasons.values() if isinstance(reason, RevertReason)])
+        works = {entry.nonce: self._works.get(self._state.flights[entry.nonce].key) for entry, _ in failed}
+        await self._verdicts.prepare([(works[n], r) for n, r in reasons.items() if isinstance(r, RevertReason)])
         return reasons
 
     async def _check_watched(self, head: int) -> None:

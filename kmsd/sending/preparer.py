@@ -205,7 +205,8 @@ class Preparer:
 
     async def _estimate(self, works: Sequence[Work], limits: dict[Work, int]) -> None:
         answers = await self._questions.estimates([Call(work.to, work.calldata) for work in works])
-        await self._verdicts.prepare([answer for answer in answers if isinstance(answer, RevertReason)])
+        reverts = [(w, answer) for w, answer in zip(works, answers, strict=True) if isinstance(answer, RevertReason)]
+        await self._verdicts.prepare(reverts)
         settled: list[ResponseOutcome] = []
         now = trio.current_time()
         for work, answer in zip(works, answers, strict=True):

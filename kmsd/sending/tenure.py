@@ -87,7 +87,7 @@ class Tenure:
         questions = Questions(around.gateway, address, settings.rpc_timeout)
         gas = GasTable(settings.gas_multiplier_percent)
         market = Market(questions, gas, self.state, health)
-        verdicts = Verdicts(settings, address, questions, self.gate, metrics, around.entropy)
+        verdicts = Verdicts(settings, around.store, address, questions, self.gate, metrics, around.entropy)
         self._preparer = Preparer(
             settings,
             around.store,

@@ -17,9 +17,10 @@ from kmsd.chain.outcomes import (
 from kmsd.config import Settings
 from kmsd.observe.metrics import Metrics
 from kmsd.operations.table import OPERATIONS
-from kmsd.ports import DependencyDown, Entropy, Lease, ResponseFate, ResponseOutcome
+from kmsd.ports import DependencyDown, Entropy, Lease, ResponseFate, ResponseOutcome, Store
 from kmsd.sending.gate import Gate
 from kmsd.sending.questions import Call, Questions
+from kmsd.sending.signers import signer_of
 from kmsd.sending.works import Key, Work
 from kmsd.wire.addresses import ZERO_ADDRESS
 from kmsd.wire.errors import WireError
@@ -37,9 +38,17 @@ class Verdicts:
     """What reverts mean here: knows our signer, counts refusals for registration in a row."""
 
     def __init__(
-        self, settings: Settings, wallet: bytes, questions: Questions, gate: Gate, metrics: Metrics, entropy: Entropy
+        self,
+        settings: Settings,
+        store: Store,
+        wallet: bytes,
+        questions: Questions,
+        gate: Gate,
+        metrics: Metrics,
+        entropy: Entropy,
     ) -> None:
         self._settings = settings
+        self._store = store
         self._wallet = wallet
         self._questions = questions
         self._gate = gate
@@ -49,14 +58,23 @@ class Verdicts:
         self._registered: bytes | None = None
         self._registered_at = float("-inf")
 
-    async def prepare(self, reverts: Sequence[RevertReason]) -> None:
-        """Read our signer again if one of `reverts` is about a signer. Raises DependencyDown."""
-        classes = {revert.revert_class for revert in reverts}
+    async def prepare(self, reverts: Sequence[tuple[Work | None, RevertReason]]) -> None:
+        """Where `reverts` are about a signer, find out who ours is and who signed. Raises DependencyDown."""
+        classes = {revert.revert_class for _, revert in reverts}
         if self._settings.kms_signer_address is None and classes & {
             RevertClass.SIGNER_REFUSED,
             RevertClass.ALREADY_RESPONDED,
         }:
             await self._read_registered_signer()
+        refused = [
+            work
+            for work, revert in reverts
+            if work is not None and work.signed_by is None and revert.revert_class is RevertClass.SIGNER_REFUSED
+        ]
+        if refused:
+            events = await self._store.load_requests([work.key for work in refused])
+            for work, event in zip(refused, events, strict=True):
+                work.signed_by = signer_of(self._settings, work.response, event) if event is not None else None
 
     def after(self, work: Work, revert: RevertReason, *, mined: bool) -> ResponseOutcome:
         """What becomes of the response whose call or transaction was reverted. `prepare` comes first."""
@@ -64,6 +82,7 @@ class Verdicts:
             wallet=self._wallet,
             mined=mined,
             known_signer=self._settings.kms_signer_address or self._registered,
+            signed_by=work.signed_by,
             registration_refusals=len([key for key in self._refused_in_a_row if key != work.key]),
         )
         decision = confirmed(after_revert(revert, situation), work.response.error_counter)

@@ -21,7 +21,8 @@ class Work:
     """One response on its way: its row, its call once encoded, and what earlier transactions of it taught.
 
     `gas_floor`: least gas limit of the next transaction; `out_of_gas`: times in a row that it ran out; `suspect`: ask
-    the node what the call would do before signing; `since`: the event loop's time when it came into hand.
+    the node what the call would do before signing; `since`: the event loop's time when it came into hand; `signed_by`:
+    the address that its signature recovers to here, once that was found out (`kmsd.sending.signers`).
     """
 
     response: ClaimedResponse
@@ -31,6 +32,7 @@ class Work:
     out_of_gas: int = 0
     suspect: bool = False
     since: float = 0.0
+    signed_by: bytes | None = None
 
     @property
     def size(self) -> int:

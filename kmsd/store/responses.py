@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from kmsd.operations.kinds import Kind
 from kmsd.operations.table import CEREMONIES
@@ -10,8 +11,9 @@ from kmsd.store.connections import Session
 from kmsd.store.divergence import compare_ceremony, compare_decryptions
 from kmsd.store.part import Part, by_kind, mark
 from kmsd.store.queue import MAX_WORDS, end_stale
+from kmsd.store.recording import event_of
 from kmsd.store.sql import query
-from kmsd.store.tables import RESPONSE_TABLES, Row, response_query
+from kmsd.store.tables import RESPONSE_TABLES, Row, request_query, response_query
 from kmsd.wire.errors import WireError
 from kmsd.wire.ids import from_db, to_db
 
@@ -82,6 +84,16 @@ class Responses(Part):
             rows = await self._database.single("load_responses", response_query("load_responses", kind), ids)
             found.update({(kind, one.id): one for one in _decoded(kind, rows)[0]})
         return [found[key] for key in keys if key in found]
+
+    async def load_requests(self, keys: Sequence[Key]) -> Sequence[Any]:
+        """What each response answers, as the event's record; None where that is gone or cannot be decoded."""
+        found: dict[Key, Any] = {}
+        for kind, indexes in by_kind(keys, lambda key: key[0]).items():
+            ids = [to_db(keys[index][1]) for index in indexes]
+            for row in await self._database.single("load_requests", request_query("load_requests", kind), ids):
+                row_id = from_db(row["id"])
+                found[kind, row_id] = event_of(kind, row_id, row)[0]
+        return [found.get(key) for key in keys]
 
     async def lease_responses(self, keys: Sequence[Key], owner: int) -> Sequence[bool]:
         """Take over the leases of responses that are neither completed nor failed."""

@@ -29,6 +29,10 @@ RETURNING
     extract(epoch FROM r.created_at)::float8 AS created_at,
     extract(epoch FROM r.next_attempt_at)::float8 AS due_at
 
+-- name: load_requests
+-- What was asked, by id, whatever the state of the row.
+SELECT {{r.columns,}} r.{{id}} AS id FROM unnest($1::bytea[]) AS i (id) JOIN {{table}} r ON r.{{id}} = i.id
+
 -- name: quarantine_row
 -- A row that cannot be decoded: failed by itself, with its content kept (QU7).
 WITH bad AS (

@@ -114,6 +114,7 @@ class LiveGateway:
         rows = []
         for record in records:
             kind, row_id, fields = self.fields(record)
+            store.requests[kind, row_id] = record
             rows.append(store.add(kind, row_id, **{**fields, **overrides}))
         return rows
 

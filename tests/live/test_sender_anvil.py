@@ -14,6 +14,7 @@ from kmsd.ports import TxState
 from kmsd.sandbox import requests
 from kmsd.sandbox.accounts import account
 from kmsd.sandbox.contracts import Thresholds, committee, update_kms_nodes
+from kmsd.sending.signers import signer_of
 from kmsd.wire.signatures import address_of, sign
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
@@ -60,6 +61,9 @@ async def test_all_five_kinds_are_accepted_while_all_parties_vote_in_one_block(g
         gateway.anvil.mine()
         await world.until(world.all_completed)
     world.check(len(records) + 1)
+    signer = gateway.deployment.parties[0].signer.address
+    for key, row in world.store.rows.items():
+        assert signer_of(world.settings, world.store._claimed(row), world.store.requests[key]) == signer, key
     assert all(entry.receipt_status == 1 for entry in world.store.journal.values())
 
 
@@ -251,6 +255,7 @@ async def test_spoilt_payloads_fail_by_themselves(
     assert [row.status for row in rows].count("failed") == 1
     assert rows[2].last_error is not None
     assert error in rows[2].last_error
+    assert ("here, the payload differs" in rows[2].last_error) is (error == "NotKmsSigner")
     world.check(4)
 
 

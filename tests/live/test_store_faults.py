@@ -92,6 +92,7 @@ def verbs(store: PostgresStore) -> dict[str, Callable[[], Awaitable[object]]]:
         "backlog": store.backlog,
         "claim_responses": partial(store.claim_responses, PUBLIC, 1, 5),
         "load_responses": partial(store.load_responses, [(PUBLIC, 1)]),
+        "load_requests": partial(store.load_requests, [(PUBLIC, 1)]),
         "lease_responses": partial(store.lease_responses, [(PUBLIC, 1)], 1),
         "settle_responses": partial(store.settle_responses, [ResponseOutcome(lease, ResponseFate.FAILED, "w")]),
         "open_lane": partial(_lane, store),

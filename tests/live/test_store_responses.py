@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from store_world import answer, arrival, block, fields_of, first_core, hear, lease_of, leased, request_id
+from store_world import answer, arrival, block, event_of, fields_of, first_core, hear, lease_of, leased, request_id
 
 from kmsd.operations.kinds import Kind
 from kmsd.operations.table import WITH_RESPONSE
@@ -36,6 +36,7 @@ async def test_every_response_comes_back_as_it_was_stored(store: PostgresStore, 
     assert response.created_at == 1_700_000_100.0
     assert 0 <= response.budget_age < 60
     assert await store.claim_responses(kind, owner, 5) == []
+    assert await store.load_requests([(kind, request_id(kind, 9)), (kind, response.id)]) == [None, event_of(kind, 3)]
 
 
 async def test_digests_of_a_key_keep_their_signed_order(store: PostgresStore, owner: int) -> None:

@@ -4,12 +4,19 @@ from collections.abc import Callable
 
 import pytest
 import trio
-from sender_world import PUBLIC_BASE, SIGNER, STRANGER, World
+from sender_world import CHAIN_ID, DECRYPTION, PUBLIC_BASE, SIGNER, STRANGER, Row, World
 from trio.testing import MockClock
 
 from kmsd.operations.kinds import Kind
 from kmsd.ports import TxState
+from kmsd.wire.addresses import to_checksum
+from kmsd.wire.eip712 import Domain
+from kmsd.wire.signatures import address_of, recover, sign
+from kmsd.wire.v0_11.events import PublicDecryptionRequest
+from kmsd.wire.v0_11.structs import SnsMaterial
+from kmsd.wire.v0_11.typed_data import public_decryption_digest
 
+DOMAIN = Domain("Decryption", "1", CHAIN_ID, DECRYPTION)
 PUBLIC = Kind.PUBLIC_DECRYPTION
 
 
@@ -130,6 +137,56 @@ async def test_three_strangers_in_a_row_pause_the_lane_before_the_queue_burns(au
         assert [row.status for row in world.store.rows.values()].count("failed") == 2
         world.model.nodes[world.wallet.address] = STRANGER
         await world.until(lambda: [row.status for row in world.store.rows.values()].count("completed") == 48)
+
+
+SIGNER_KEY = bytes(31) + b"\x08"
+
+
+def asked(world: World, index: int, signed_result: bytes = b"\x01" * 32) -> Row:
+    """A request in the store and our signer's real answer to it, signed over `signed_result`."""
+    handle = index.to_bytes(32, "big")
+    request = PublicDecryptionRequest(PUBLIC_BASE + index, (SnsMaterial(handle, 1, b"\x02" * 32, ()),), b"")
+    digest = public_decryption_digest(DOMAIN, [handle], signed_result, b"")
+    row = world.store.add(PUBLIC, PUBLIC_BASE + index, signature=sign(digest, SIGNER_KEY))
+    world.store.requests[PUBLIC, PUBLIC_BASE + index] = request
+    return row
+
+
+@pytest.mark.guarantee("TX6")
+async def test_signature_that_is_good_here_and_a_strangers_on_chain_fails_nothing_and_pauses_at_the_third(
+    autojump_clock: MockClock,
+) -> None:
+    """The contract hashes something else than we do, its domain for instance: no payload is to blame."""
+    signer = address_of(SIGNER_KEY)
+    world = World(kms_signer_address=signer)
+    world.model.nodes[world.wallet.address] = signer
+    world.model.recover = lambda signature: STRANGER
+    rows = [asked(world, i) for i in range(20)]
+    async with world.running():
+        await world.until(lambda: any(alert.key == "sender lane paused" for alert in world.health.alerts))
+        (alert,) = world.health.alerts
+        assert "EIP-712 domain" in alert.words
+        await trio.sleep(100)
+        assert not any(row.status == "failed" for row in rows)
+        world.model.recover = lambda signature: signer
+        await world.until(world.all_completed)
+
+
+@pytest.mark.guarantee("TX6")
+async def test_payload_that_differs_from_what_was_signed_is_told_by_its_address(autojump_clock: MockClock) -> None:
+    signer = address_of(SIGNER_KEY)
+    world = World()
+    world.model.nodes[world.wallet.address] = signer
+    world.model.recover = lambda signature: STRANGER if signature == spoilt.fields["signature"] else signer
+    rows = [asked(world, i) for i in range(9)]
+    spoilt = asked(world, 9, signed_result=b"\x04" * 32)
+    async with world.running():
+        await world.until(lambda: spoilt.status == "failed" and all(row.status == "completed" for row in rows))
+        assert not world.health.alerts
+    request = world.store.requests[PUBLIC, spoilt.id]
+    handles = [material.ct_handle for material in request.sns_materials]
+    found = recover(public_decryption_digest(DOMAIN, handles, b"\x01" * 32, b""), spoilt.fields["signature"])
+    assert f"recovers to {to_checksum(found)} here" in str(spoilt.last_error)
 
 
 @pytest.mark.guarantee("TX6")
