@@ -55,6 +55,6 @@ def health(config: str | None, as_json: bool, endpoint: str | None, live: bool) 
     else:
         say("healthy" if status == 200 else "NOT healthy")
         for finding in document.get("failing", []):
-            say(f"  {finding['severity']:<8} {finding['check']}: {finding['words']}")
-            say(f"           {finding['remedy']}")
+            say(f"  {finding['severity']:<8} {finding.get('title', finding['check'])}: {finding['words']}")
+            say(f"           → {finding['remedy']}")
     sys.exit(0 if status == 200 else EXIT_NO)

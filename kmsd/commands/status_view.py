@@ -43,7 +43,7 @@ def _daemon_lines(daemon: Mapping[str, Any]) -> Iterator[RenderableType]:
     )
     for finding in healthz["failing"]:
         style = "red" if finding["severity"] == "critical" else "yellow"
-        yield _plain(f"  {finding['check']}: {finding['words']}", style)
+        yield _plain(f"  {finding.get('title', finding['check'])}: {finding['words']}", style)
         yield _plain(f"    → {finding['remedy']}", "dim")
 
 

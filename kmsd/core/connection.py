@@ -1,5 +1,6 @@
 """Connections to the endpoints of a Core: made when calls need them, as many as they need."""
 
+import os
 import ssl
 from collections import deque
 
@@ -136,8 +137,19 @@ class Channel:
 def _words(error: BaseException, patience: Patience) -> str:
     if isinstance(error, trio.TooSlowError):
         return f"no connection within {patience.connect:g} s"
-    cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) and error.__cause__ else error
-    return f"{type(cause).__name__}: {cause}"
+    cause = error.__cause__
+    if isinstance(cause, BaseExceptionGroup) and isinstance(cause.exceptions[0], OSError):
+        error = cause.exceptions[0]  # trio names the addresses that it tried, this one says why they failed
+    elif isinstance(error, trio.BrokenResourceError) and cause is not None:
+        error = cause
+    if (
+        isinstance(error, OSError)
+        and not isinstance(error, ssl.SSLError)
+        and error.errno is not None
+        and error.errno > 0
+    ):
+        return os.strerror(error.errno)
+    return f"{type(error).__name__}: {error}"
 
 
 class ChannelPool:

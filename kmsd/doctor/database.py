@@ -64,7 +64,7 @@ def _judge(facts: dict[str, object], now: float, pool_size: int) -> Sequence[Fin
         words = f"max_connections is {facts['max_connections']}, our pool takes {pool_size} and a few more"
         found.append(warning("database connections", words, "Lower database_pool_size or raise max_connections."))
     if facts["is_ours"]:
-        found.append(ok("database schema", "made or adopted by kmsd; `kmsd migrate` says whether it is up to date"))
+        found.append(ok("database schema", "kmsd's; `kmsd migrate --check` says whether it is up to date"))
     elif facts["is_rust"]:
         found.append(ok("database schema", "of the Rust connector; adopted at the first start"))
     elif not facts["may_create"]:

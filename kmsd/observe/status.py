@@ -22,6 +22,7 @@ def healthz(view: View) -> Mapping[str, Any]:
         "failing": [
             {
                 "check": finding.check.name,
+                "title": finding.check.title,
                 "severity": finding.check.severity.value,
                 "words": KNOWN(finding.words),
                 "remedy": finding.check.remedy,

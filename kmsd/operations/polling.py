@@ -89,7 +89,7 @@ async def send(
             tools.metrics.inc("kms_connector_worker_grpc_request_sent_counter", operation.label)
             return meaning, answer
         tools.metrics.inc(SEND_ERRORS, operation.label)
-        words = f"core {shard.endpoint}: {words_of(answer)} to {operation.send}"
+        words = f"core {shard.endpoint}, {operation.send}: {words_of(answer)}"
         if meaning is Verdict.BUSY:
             busy += 1
             if operation.family is Family.CEREMONY or trio.current_time() - began > BUSY_PATIENCE:
