@@ -6,7 +6,7 @@ claim → prepare (sign, journal) → broadcast → confirm and repair; and watc
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 import attrs
@@ -32,7 +32,7 @@ from kmsd.sending.preparer import Market, Preparer
 from kmsd.sending.questions import NodeGroup, Questions
 from kmsd.sending.repairer import Repairer
 from kmsd.sending.verdicts import Verdicts
-from kmsd.sending.works import Work, Works
+from kmsd.sending.works import Key, Work, Works
 
 log = logging.getLogger("kmsd.sender")
 
@@ -46,6 +46,8 @@ WATCH_INTERVAL = 5.0
 """The same while mined ones are only watched for reorganisations."""
 HAND_BYTES = 32_000_000
 """Bytes of responses in hand past which no more are claimed; each is in memory about three times."""
+SWEEP_INTERVAL = 15.0
+"""Seconds between looks for responses that are leased to us but in nobody's hand."""
 IDLE_INTERVAL = 0.5
 """Seconds after which a task looks again for work that nobody announced."""
 
@@ -140,10 +142,15 @@ class Tenure:
             nursery.start_soon(self._broadcast)
             nursery.start_soon(self._confirm)
             nursery.start_soon(self._watch_funds)
+            nursery.start_soon(self._sweep)
             nursery.start_soon(self._show)
 
     async def _recover(self) -> None:
-        """Know from the journal what may be in flight, and take over the leases of the responses it carries (TX1)."""
+        """Know from the journal what may be in flight, and take over the leases of the responses it carries (TX1).
+
+        What another daemon took over while it had the lane is no longer in our hands.
+        """
+        self._works.keep(await self._held())
         entries = await self.journal.entries()
         self.state.adopt(entries, await self.journal.highest_nonce())
         keys = self.state.carried()
@@ -159,7 +166,7 @@ class Tenure:
                 payload = payloads[row.kind, row.id]
                 self._works.hold(Work(attrs.evolve(row, lease=self._epoch), payload.to, payload.data))
         self._works.requeue(keys)
-        await self._find_lost_claims()
+        await self._take_lost(await self._held())
         if entries:
             log.info(
                 "the journal shows %d nonces in flight and %d watched; the next is %d",
@@ -168,14 +175,31 @@ class Tenure:
                 self.state.next_nonce,
             )
 
-    async def _find_lost_claims(self) -> None:
-        """Take into hand what the database leased to us in claims whose replies were lost."""
-        carried = dict.fromkeys(self.state.carried())
+    async def _held(self) -> dict[Key, None]:
+        """What the database leased to us."""
+        held: dict[Key, None] = {}
         for kind in WITH_RESPONSE:
-            held = [(kind, row_id) for row_id in await self._store.leased_responses(kind, self._epoch)]
-            lost = [key for key in held if key not in self._works and key not in carried]
-            rows = await self._store.load_responses(lost) if lost else ()
-            self._works.enqueue([Work(attrs.evolve(row, lease=self._epoch)) for row in rows])
+            held |= {(kind, row_id): None for row_id in await self._store.leased_responses(kind, self._epoch)}
+        return held
+
+    async def _take_lost(self, suspects: Mapping[Key, None]) -> Mapping[Key, None]:
+        """Take into hand what is leased to us and in nobody's hand, among `suspects`; what else looks like that."""
+        carried = dict.fromkeys(self.state.carried())
+        strays = {key: None for key in await self._held() if key not in self._works and key not in carried}
+        lost = [key for key in strays if key in suspects]
+        rows = await self._store.load_responses(lost) if lost else ()
+        self._works.enqueue([Work(attrs.evolve(row, lease=self._epoch)) for row in rows])
+        return strays
+
+    async def _sweep(self) -> None:
+        """Find leases whose claim's reply was lost, or came into force after we had given it up.
+
+        A row must be seen so twice, since a claim may be on its way into our hands.
+        """
+        suspects: Mapping[Key, None] = {}
+        while True:
+            await trio.sleep(SWEEP_INTERVAL)
+            suspects = await self._take_lost(suspects)
 
     def _room(self, kind: Kind) -> int:
         """How many more responses of `kind` may be taken: a window unmined, one to be settled, one to be prepared."""

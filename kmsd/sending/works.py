@@ -3,7 +3,7 @@
 import heapq
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import attrs
 import trio
@@ -129,6 +129,14 @@ class Works:
         """After a lost lane: everything in hand that no nonce carries stands in the queue again."""
         carried = dict.fromkeys(in_flight)
         self._queue = deque(work for key, work in self._all.items() if key not in carried)
+        self._ring()
+
+    def keep(self, keys: Container[Key]) -> None:
+        """Only these are still ours: the others are let go, also from the queue."""
+        for work in [work for key, work in self._all.items() if key not in keys]:
+            del self._all[work.key]
+            self.bytes -= work.size
+        self._queue = deque(work for work in self._queue if self._all.get(work.key) is work)
         self._ring()
 
     def clear(self) -> None:
