@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from kmsd import documents
-from kmsd.config import Settings
+from kmsd.config import KEY, Settings
+from kmsd.configuring.foreign_keys import MISNAMED, OBSOLETE
 from kmsd.observe.alert_rules import OVER_TIME, Rule, rules
 from kmsd.observe.dashboard import OVERVIEW, dashboard
 from kmsd.observe.health_checks import CHECKS, Severity
@@ -143,3 +144,20 @@ def test_a_page_without_its_marks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "docs/operating.md").write_text("# nothing to fill in\n")
     with pytest.raises(ValueError, match=r"docs/operating\.md has no section"):
         documents.stale(tmp_path)
+
+
+def test_the_page_about_migrating_names_every_key_that_differs() -> None:
+    text = (ROOT / "docs/migrating.md").read_text()
+    different = {
+        field.name: field.metadata[KEY].reference
+        for field in attrs.fields(Settings)
+        if KEY in field.metadata and field.metadata[KEY].reference
+    }
+    for name in [*OBSOLETE, *MISNAMED, *different]:
+        assert f"`{name}`" in text, name
+    rows = {key: line.split("|") for line in text.splitlines() for key in re.findall(r"^\| `(\w+)`", line)}
+    for name in ("key_management_polling", "db_long_event_polling", "events_batch_size", "max_decryption_attempts"):
+        cells = [cell.strip() for cell in rows[name]]
+        default = attrs.fields_dict(Settings)[name].default
+        assert cells[2] == different[name], name
+        assert cells[3] == (f"{default:g}s" if isinstance(default, float) else str(default)), name
