@@ -270,6 +270,12 @@ class Settings:
     decryption_time_budget: float = _key(
         Duration(60.0), "A decryption that still cannot be served after so long fails, outages not counted.", 86400.0
     )
+    forbidden_key: str = _key(
+        Choice(("wait", "fail")),
+        "What becomes of a decryption under a key whose state allows none (pre-activation, destroyed; `kmsd keys`): it "
+        "waits for another state within its time budget, or fails at once.",
+        "wait",
+    )
     core_send_timeout: float = _key(Duration(1.0), "Deadline of a send to the Core; KeyGen may take 60 s.", 75.0)
     core_poll_timeout: float = _key(Duration(1.0), "Deadline of a poll; the Core itself holds one for 60 s.", 75.0)
     core_ceremony_timeout: float = _key(Duration(1.0), "Deadline of Init and InitiateResharing.", 430.0)

@@ -745,6 +745,9 @@ class Store(Protocol):
 
     async def key_allowance(self, key_id: int) -> KeyAllowance: ...
 
+    async def key_activated(self, key_id: int, reason: str) -> None:
+        """The contract gives this key's materials: it is active, unless an operator set another state."""
+
     async def open_requests(self) -> Mapping[tuple[Kind, bool], int]:
         """Rows neither completed nor failed, by (kind, is_response): what `--once` waits for."""
 

@@ -422,6 +422,9 @@ class StoreDouble:
         self.lose_reply: str | None = None
         self.rejected: list[RejectedResult] = []
         self.allowances: dict[int, KeyAllowance] = {}
+        self.generated: set[int] = set()
+        self.activated: dict[int, str] = {}
+        self.registry: list[Mapping[str, Any]] = []
         self.digests: dict[int, Sequence[KeyDigest]] = {}
         self.slots: dict[str, tuple[Kind, int]] = {}
         self.statements: Counter[str] = Counter()
@@ -583,6 +586,16 @@ class StoreDouble:
         async with self._statement("key_allowance"):
             return self.allowances.get(key_id, KeyAllowance.ALL)
 
+    async def key_activated(self, key_id: int, reason: str) -> None:
+        async with self._statement("key_activated"):
+            self.activated[key_id] = reason
+            if key_id in self.generated:
+                self.allowances[key_id] = KeyAllowance.ALL
+
+    async def key_registry(self) -> Sequence[Mapping[str, Any]]:
+        async with self._statement("key_registry"):
+            return self.registry
+
     async def key_digests(self, key_id: int) -> Sequence[Any]:
         async with self._statement("key_digests"):
             return self.digests.get(key_id, ())
@@ -604,9 +617,19 @@ class StoreDouble:
 
 
 class World:
-    """Everything around one worker."""
+    """Everything around one worker. `core`, `blobs` and `store` take the place of the doubles, for real ones."""
 
-    def __init__(self, *, shards: int = 1, traces: Traces = OFF, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        shards: int = 1,
+        traces: Traces = OFF,
+        core: Any = None,
+        blobs: Any = None,
+        store: Any = None,
+        buckets: Sequence[str] = (BUCKET_1, BUCKET_2),
+        **settings: Any,
+    ) -> None:
         self.settings = Settings(
             database_url="postgresql://nowhere/none",
             gateway_chain_id=GATEWAY_ID,
@@ -619,14 +642,14 @@ class World:
         self.gateway = NodeDouble("one", GATEWAY_ID)
         self.gateway_two = NodeDouble("two", GATEWAY_ID)
         self.host = NodeDouble("host", HOST_ID)
-        self.blobs = BlobsDouble()
-        self.core = CoreDouble(shards)
-        self.store = StoreDouble()
+        self.blobs = BlobsDouble() if blobs is None else blobs
+        self.core = CoreDouble(shards) if core is None else core
+        self.store = StoreDouble() if store is None else store
         self.metrics = Metrics()
         self.health = Health(Clock())
         self.wakeups = WakeUps()
         self.ownership = Ownership(self.store, "test", ("worker",))  # type: ignore[arg-type]
-        for sender, url in ((COPRO_1, BUCKET_1), (COPRO_2, BUCKET_2)):
+        for sender, url in zip((COPRO_1, COPRO_2), buckets, strict=True):
             answer = views.GET_COPROCESSOR.encode_return((sender, sender, url))
             for node in (self.gateway, self.gateway_two):
                 node.returns[views.GET_COPROCESSOR.encode(sender)] = answer

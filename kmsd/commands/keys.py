@@ -1,11 +1,13 @@
 """`kmsd keys`: the registry of keys and CRSs."""
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from kmsd.commands.options import EXIT_NO, common, confirm, print_json, refuse, say, settings_for, yes_option
+from kmsd.commands.options import EXIT_NO, Shared, common, confirm, print_json, refuse, say, settings_for, yes_option
+from kmsd.operations.key_states import SETTABLE, STATES, KeyState
 from kmsd.wire.errors import WireError
 from kmsd.wire.ids import IdType, id_type, parse_id, short
 
@@ -13,61 +15,109 @@ if TYPE_CHECKING:
     from kmsd.store.operator import Changed, View
     from kmsd.store.postgres import PostgresStore
 
-STATES = ("active", "suspended", "deactivated", "compromised", "destroyed")
-"""What an operator may set (NIST SP 800-57)."""
-EFFECTS = {
-    "pre-activation": "nothing allowed before its activation on chain",
-    "active": "everything allowed",
-    "suspended": "decryption only",
-    "deactivated": "decryption only",
-    "compromised": "decryption only",
-    "destroyed": "nothing allowed, for ever",
+INSTANTS = {
+    "prepared_at": "preparation heard",
+    "requested_at": "generation heard",
+    "generated_at": "generated here",
+    "activated_at": "activated on chain",
+    "reshared_at": "reshared",
+    "changed_at": "last change of state",
 }
+"""Columns that are points of a key's life."""
+
+TABLE = "\n".join(
+    f"  {state.value:<15} {rule.words}; leads to {', '.join(rule.leads_to) or 'nothing'}"
+    for state, rule in STATES.items()
+)
 
 
-@click.command()
-@click.argument("key", required=False, metavar="[ID]")
-@click.option("--set", "state", type=click.Choice(STATES), help="Set the state of ID; the chain never changes it back.")
-@click.option("--reason", help="Why; kept with the change.")
-@yes_option
+@click.group(
+    invoke_without_command=True,
+    epilog=f"\b\nStates (NIST SP 800-57):\n{TABLE}\nActivation follows the chain; the others are decided here.",
+)
 @common
-def keys(config: str | None, as_json: bool, key: str | None, state: str | None, reason: str | None, yes: bool) -> None:
-    """List keys and CRSs with their states, or the story of one, or set its state.
-
-    States of NIST SP 800-57: pre-activation (nothing allowed), active, suspended, deactivated, compromised (each:
-    decryption only), destroyed (nothing, for ever). Activation follows the chain; the others are decided here.
-    """
-    from kmsd.commands.database import answer, operator_name
-
-    if state is not None and (key is None or not (reason or "").strip()):
-        raise click.UsageError("--set needs an ID and a --reason")
-    settings = settings_for(config, as_json, ("database_url",)).settings
-    kind, object_id = _parse(key, as_json) if key is not None else (None, 0)
-    if state is not None and kind is not None:
-        changed_kind, words = kind, reason or ""
-        confirm(f"Set {short(object_id)} to {state} ({EFFECTS[state]})?", yes)
-
-        async def change(store: "PostgresStore") -> "Changed":
-            return await store.set_key_state(changed_kind, object_id, state, words, by=operator_name())
-
-        result = answer(settings, change, as_json)
+@click.pass_context
+def keys(ctx: click.Context, config: str | None, as_json: bool) -> None:
+    """Keys and CRSs with their states: all of them, the story of one, setting the state of one."""
+    ctx.obj = Shared(config, as_json)
+    if ctx.invoked_subcommand is None:
+        registry = _read(config, as_json, None)[0]
         if as_json:
-            print_json({"ok": result.done, "words": result.words})
-        else:
-            say(f"{short(object_id)}: {result.words}")
-        sys.exit(0 if result.done else EXIT_NO)
+            print_json({"ok": True, "keys": registry})
+            return
+        for row in registry:
+            say(_headline(row))
+        if not registry:
+            say("no keys and no CRSs are known yet")
 
-    async def read(store: "PostgresStore") -> tuple[list["View"], list["View"]]:
-        registry = [row for row in await store.key_registry() if key is None or row["id"] == f"{object_id:064x}"]
-        return registry, list(await store.key_changes(kind, object_id)) if kind is not None else []
 
-    registry, changes = answer(settings, read, as_json)
-    if key is not None and not registry:
-        refuse(f"no key or CRS {short(object_id)} is known here", as_json)
+@keys.command()
+@click.argument("key", metavar="ID")
+@common
+def show(config: str | None, as_json: bool, key: str) -> None:
+    """Tell everything that is known of one key or CRS: preparation, instants, digests, storage, changes of state."""
+    which = _parse(key, as_json)
+    registry, changes = _read(config, as_json, which)
+    if not registry:
+        refuse(f"no key or CRS {short(which[1])} is known here; `kmsd keys` lists which are", as_json)
     if as_json:
         print_json({"ok": True, "keys": registry, "changes": changes})
         return
-    _tell(registry, changes)
+    for row in registry:
+        for line in _story(row):
+            say(line)
+    for change in changes:
+        say(_change(change))
+
+
+@keys.command("set")
+@click.argument("key", metavar="ID")
+@click.argument("state", type=click.Choice([state.value for state in SETTABLE]))
+@click.option("--reason", required=True, help="Why; kept with the change.")
+@yes_option
+@common
+def set_state(config: str | None, as_json: bool, key: str, state: str, reason: str, yes: bool) -> None:
+    """Set the state of a key or CRS, with a reason. The chain never changes it back; running daemons obey in seconds.
+
+    Exit 1 where SP 800-57 has no such step. What becomes of decryptions under a key that allows none is said by
+    `forbidden_key` in the configuration.
+    """
+    from kmsd.commands.database import answer, operator_name
+
+    if not reason.strip():
+        raise click.UsageError("--reason must say something")
+    kind, object_id = _parse(key, as_json)
+    settings = settings_for(config, as_json, ("database_url",)).settings
+    confirm(f"Set {short(object_id)} to {state} ({STATES[KeyState(state)].words})?", yes)
+
+    async def change(store: "PostgresStore") -> "Changed":
+        return await store.set_key_state(kind, object_id, state, reason, by=operator_name())
+
+    result = answer(settings, change, as_json)
+    if as_json:
+        print_json({"ok": result.done, "words": result.words})
+    else:
+        say(f"{short(object_id)}: {result.words}")
+    sys.exit(0 if result.done else EXIT_NO)
+
+
+def _read(
+    config: str | None, as_json: bool, which: tuple[str, int] | None
+) -> tuple[Sequence["View"], Sequence["View"]]:
+    """The registry, or its rows of one object with the changes of its state."""
+    from kmsd.commands.database import answer
+
+    settings = settings_for(config, as_json, ("database_url",)).settings
+
+    async def work(store: "PostgresStore") -> tuple[Sequence["View"], Sequence["View"]]:
+        registry = await store.key_registry()
+        if which is None:
+            return registry, []
+        kind, object_id = which
+        rows = [row for row in registry if row["kind"] == kind and row["id"] == f"{object_id:064x}"]
+        return rows, await store.key_changes(kind, object_id)
+
+    return answer(settings, work, as_json)
 
 
 def _parse(text: str, as_json: bool) -> tuple[str, int]:
@@ -81,31 +131,35 @@ def _parse(text: str, as_json: bool) -> tuple[str, int]:
     return kind, object_id
 
 
-def _tell(registry: list["View"], changes: list["View"]) -> None:
+def _headline(row: Mapping[str, Any]) -> str:
+    state = KeyState(row["state"])
+    by = f", set by {row['changed_by']}: {row['reason']}" if row["by_operator"] else ""
+    return f"{short(int(row['id'], 16)):<10} {state.value} ({STATES[state].words}){by}"
+
+
+def _story(row: Mapping[str, Any]) -> Iterator[str]:
     from kmsd.commands.show import instant
 
-    for row in registry:
-        who = f", set by {row['changed_by']}: {row['reason']}" if row["by_operator"] else ""
-        say(f"{short(int(row['id'], 16)):<10} {row['state']} ({EFFECTS[row['state']]}){who}")
-        for column, words in (
-            ("prepared_at", "preparation heard"),
-            ("requested_at", "generation heard"),
-            ("generated_at", "generated here"),
-            ("activated_at", "activated on chain"),
-            ("reshared_at", "reshared"),
-        ):
-            if row.get(column) is not None:
-                say(f"           {words:<18} {instant(row[column])}")
-        for digest in row.get("digests") or ():
-            say(f"           {digest['key_type']:<18} {digest['digest']}")
-        if row.get("crs_digest"):
-            say(f"           {'digest':<18} {row['crs_digest']}")
-        for url in row.get("storage_urls") or ():
-            say(f"           {'storage':<18} {url}")
-    for change in changes:
-        say(
-            f"  {instant(change['changed_at'])}: {change['before'] or 'nothing'} → {change['after']} by "
-            f"{change['changed_by']}: {change['reason']}"
-        )
-    if not registry:
-        say("no keys and no CRSs are known yet")
+    yield _headline(row)
+    if row.get("prep_keygen_id"):
+        yield f"  {'preparation':<21} {short(int(row['prep_keygen_id'], 16))}"
+    for column, words in INSTANTS.items():
+        if row.get(column) is not None:
+            yield f"  {words:<21} {instant(row[column])}"
+    if row.get("activated_in_block") is not None:
+        yield f"  {'activated in block':<21} {row['activated_in_block']}"
+    for digest in row.get("digests") or ():
+        yield f"  {digest['key_type'].lower() + ' digest':<21} {digest['digest']}"
+    if row.get("crs_digest"):
+        yield f"  {'digest':<21} {row['crs_digest']}"
+    for url in row.get("storage_urls") or ():
+        yield f"  {'storage':<21} {url}"
+
+
+def _change(change: Mapping[str, Any]) -> str:
+    from kmsd.commands.show import instant
+
+    before = change["before"] or "nothing"
+    return (
+        f"  {instant(change['changed_at'])}: {before} → {change['after']} by {change['changed_by']}: {change['reason']}"
+    )

@@ -13,6 +13,7 @@ from kmsd.observe.metrics import Metrics
 from kmsd.operations.kinds import Kind
 from kmsd.operations.table import DECRYPTIONS, OPERATIONS
 from kmsd.ports import Backlog, DependencyDown, Store
+from kmsd.wire.ids import short
 
 log = logging.getLogger("kmsd.gauges")
 
@@ -45,6 +46,7 @@ class Gauges:
         self._metrics = metrics
         self._health = health
         self._board = board
+        self._states: dict[tuple[str, str], str] = {}
         siblings = {"worker": worker, "sender": sender}
         self._siblings = {name: sibling for name, sibling in siblings.items() if sibling is not None}
         metrics.on_read(self._copy_in_flight)
@@ -60,6 +62,7 @@ class Gauges:
             else:
                 self._health.ok(DATABASE)
                 self.publish(backlog)
+                self._tell_changes()
                 self._board.keys_at = self._health.now()
             await trio.sleep(self._interval)
 
@@ -85,6 +88,16 @@ class Gauges:
                 self._metrics.set(
                     "kms_connector_pending_responses", float(open_rows.get((kind, True), 0)), operation.response.label
                 )
+
+    def _tell_changes(self) -> None:
+        """One line for each key whose state changed, whoever changed it."""
+        for row in self._board.keys or ():
+            key, state = (row["kind"], row["id"]), row["state"]
+            before = self._states.get(key)
+            if before is not None and before != state:
+                facts = {"by": row.get("changed_by"), "reason": row.get("reason")}
+                log.warning("%s is %s now, it was %s", short(int(row["id"], 16)), state, before, extra=facts)
+            self._states[key] = state
 
     def _copy_in_flight(self) -> None:
         """Tasks in hand, at the moment when metrics are read."""

@@ -64,6 +64,7 @@ REASONS = (
     "burnt",
     "key not there",
     "key not allowed",
+    "key refused",
     "preparation",
     "result rejected",
     "attempts",

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     BURNT = "burnt"
     KEY_NOT_THERE = "key not there"
     KEY_NOT_ALLOWED = "key not allowed"
+    KEY_REFUSED = "key refused"
     PREPARATION = "preparation"
     RESULT_REJECTED = "result rejected"
     DATABASE = "database"
@@ -94,6 +95,7 @@ RULES: dict[Reason, Rule] = {
     Reason.BURNT: Rule(pace=SLOW, judged=True),
     Reason.KEY_NOT_THERE: Rule(judged=True),
     Reason.KEY_NOT_ALLOWED: Rule(pace=SLOW, judged=True),
+    Reason.KEY_REFUSED: Rule(fatal=True),
     Reason.PREPARATION: Rule(pace=SOON),
     Reason.RESULT_REJECTED: Rule(counts=True, judged=True),
     Reason.DATABASE: Rule(),

@@ -1,8 +1,9 @@
 """The registry of keys as the worker asks it (decisions.md 33)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kmsd.operations.key_states import STATES
 from kmsd.ports import KeyAllowance
 from kmsd.store.connections import Session
 from kmsd.store.part import Part
@@ -10,15 +11,8 @@ from kmsd.store.sql import query
 from kmsd.store.tables import key_digests_from
 from kmsd.wire.ids import to_db
 
-ALLOWED: dict[str, KeyAllowance] = {
-    "pre-activation": KeyAllowance.NOTHING,
-    "active": KeyAllowance.ALL,
-    "suspended": KeyAllowance.DECRYPTION_ONLY,
-    "deactivated": KeyAllowance.DECRYPTION_ONLY,
-    "compromised": KeyAllowance.DECRYPTION_ONLY,
-    "destroyed": KeyAllowance.NOTHING,
-}
-"""States of NIST SP 800-57 and what each allows."""
+ALLOWED: Mapping[str, KeyAllowance] = {state.value: rule.allows for state, rule in STATES.items()}
+"""What each state allows, by the words under which it is stored."""
 
 
 async def activate(

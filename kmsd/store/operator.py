@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from kmsd.operations.key_states import KeyState, objection
 from kmsd.operations.kinds import Kind, Stream
 from kmsd.operations.table import BY_STREAM, CEREMONIES, OPERATIONS
 from kmsd.ports import Arrival, BlockRef, ChainFact, RangeRecord
@@ -27,11 +28,6 @@ ID_COLUMNS = frozenset(
     {"id", "decryption_id", "prep_keygen_id", "key_id", "crs_id", "key_reshare_id", "epoch_id", "max_bit_length"}
 )
 """Columns that hold a uint256, little-endian."""
-
-KEY_STATES = ("pre-activation", "active", "suspended", "deactivated", "compromised", "destroyed")
-"""The states of NIST SP 800-57."""
-OPERATOR_STATES = ("active", "suspended", "deactivated", "compromised", "destroyed")
-"""Those that an operator may set."""
 
 View = Mapping[str, Any]
 """A row for people and scripts."""
@@ -235,26 +231,36 @@ class Operator(Part):
         return await self._views("story_key_changes", kind, to_db(object_id))
 
     async def set_key_state(self, kind: str, object_id: int, state: str, reason: str, *, by: str) -> Changed:
-        """An operator's decision on a "key" or "crs", which the chain does not change; destroyed is for ever."""
-        if state not in OPERATOR_STATES:
-            raise ValueError(f"an operator sets one of {', '.join(OPERATOR_STATES)}, not {state!r}")
+        """An operator's decision on a "key" or "crs", which the chain does not change.
+
+        Refused with words where the table of states has no such step. Raises ValueError for an unknown state.
+        """
+        after = KeyState(state)
         if not reason.strip():
             raise ValueError("a change of state needs a reason")
 
         async def work(session: Session) -> Changed:
             key = to_db(object_id)
-            row = await session.row(query("lock_key"), kind, key)
-            before = row["state"] if row is not None else None
-            if before == "destroyed":
-                return Changed(False, "it is destroyed; that state is never left")
-            await session.fetch(query("set_key_state"), kind, key, state, reason, by)
-            await session.fetch(query("note_key_change"), kind, key, before, state, reason, by)
-            return Changed(True, f"{before or 'no state'} → {state}")
+            before = await _key_state(session, kind, key)
+            if (words := objection(before, after)) is not None:
+                return Changed(False, words)
+            await session.fetch(query("set_key_state"), kind, key, after.value, reason, by)
+            await session.fetch(query("note_key_change"), kind, key, before.value, after.value, reason, by)
+            return Changed(True, f"{before} → {after}")
 
         return await self._database.run("set_key_state", work)
 
     async def _views(self, name: str, *arguments: Any) -> list[View]:
         return [view(row) for row in await self._database.single(name, query(name), *arguments)]
+
+
+async def _key_state(session: Session, kind: str, key: bytes) -> KeyState:
+    """The state of a key or CRS, its row locked: what no row says of an object is told by who generated it."""
+    row = await session.row(query("lock_key"), kind, key)
+    if row is not None:
+        return KeyState(row["state"])
+    known = await session.row(query("key_state"), kind, key)
+    return KeyState.PRE_ACTIVATION if known is not None and known["generated_here"] else KeyState.ACTIVE
 
 
 async def _replay(session: Session, row: Any, found: Arrival | ChainFact | None) -> Changed:

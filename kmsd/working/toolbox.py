@@ -79,7 +79,7 @@ class Toolbox:
             grants=Grants(),
             ciphertexts=ciphertexts,
             gateway=questions,
-            keys=Keys(store, desk, settings.healthcheck_timeout),
+            keys=Keys(store, desk, questions, settings.healthcheck_timeout, refuse=settings.forbidden_key == "fail"),
             transitions=transitions,
             decryption=decryption,
             kms_generation=_domain(settings.kms_generation_contract, settings.gateway_chain_id),

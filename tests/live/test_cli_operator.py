@@ -220,19 +220,31 @@ async def test_keys_and_their_states(kmsd: Kmsd, store: PostgresStore) -> None:
     listed = await kmsd("keys")
     assert "key:1" in listed.out
     assert "pre-activation" in listed.out
-    assert (await kmsd("keys", "key:1", "--set", "suspended", "--yes")).status == 2  # without a reason
-    done = await kmsd("keys", "key:1", "--set", "suspended", "--reason", "audit of the vault", "--yes")
-    assert done.status == 0, done.err
-    one = await kmsd("keys", "key:1")
-    assert "suspended (decryption only)" in one.out
+    early = await kmsd("keys", "set", "key:1", "active", "--reason", "x", "--yes")
+    assert (early.status, "activation follows the chain" in early.out) == (1, True)
+    await store.key_activated(request_id(Kind.KEYGEN, 1), "test")
+    assert (await kmsd("keys", "set", "key:1", "suspended", "--yes")).status == 2  # without a reason
+    assert "say --yes" in (await kmsd("keys", "set", "key:1", "suspended", "--reason", "x")).err
+    done = await kmsd("keys", "set", "key:1", "suspended", "--reason", "audit of the vault", "--yes")
+    assert (done.status, done.out) == (0, "key:1: active → suspended\n")
+    one = await kmsd("keys", "show", "key:1")
+    assert "suspended (decryption only, for a while)" in one.out
     assert "audit of the vault" in one.out
-    assert (await kmsd("keys", "key:1", "--set", "destroyed", "--reason", "x", "--yes")).status == 0
-    assert (await kmsd("keys", "key:1", "--set", "active", "--reason", "x", "--yes")).status == 1
-    document = (await kmsd("keys", "key:1", "--json")).json
+    assert "preparation           prep:" in one.out
+    jump = await kmsd("keys", "set", "key:1", "destroyed", "--reason", "x", "--yes", "--json")
+    assert (jump.status, jump.json["ok"]) == (1, False)
+    assert "leads to active, deactivated, compromised" in jump.json["words"]
+    for state in ("deactivated", "destroyed"):
+        assert (await kmsd("keys", "set", "key:1", state, "--reason", "x", "--yes")).status == 0
+    await store.key_activated(request_id(Kind.KEYGEN, 1), "the chain says so again")
+    assert (await kmsd("keys", "set", "key:1", "compromised", "--reason", "x", "--yes")).status == 1
+    document = (await kmsd("keys", "show", "key:1", "--json")).json
     assert document["keys"][0]["state"] == "destroyed"
-    assert [change["after"] for change in document["changes"]] == ["suspended", "destroyed"]
-    assert (await kmsd("keys", "key:9")).status == 1
-    assert (await kmsd("keys", "pub:1")).status == 2
+    assert [change["after"] for change in document["changes"]] == ["active", "suspended", "deactivated", "destroyed"]
+    assert (await kmsd("keys", "set", "crs:7", "compromised", "--reason", "of another party", "--yes")).status == 0
+    assert "crs:7      compromised" in (await kmsd("keys")).out
+    assert (await kmsd("keys", "show", "key:9")).status == 1
+    assert (await kmsd("keys", "show", "pub:1")).status == 2
 
 
 @pytest.mark.guarantee("PR7")
