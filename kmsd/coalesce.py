@@ -60,15 +60,20 @@ class Coalescer(Generic[Item, Answer]):
 
     async def ask(self, item: Item) -> Answer:
         """The answer for `item`; raises what the batch raised, or the item's own exception."""
-        async with self._room:
-            waiting = _Waiting(item)
-            self._waiting.append(waiting)
-            self._arrived.set()
-            try:
-                await waiting.event.wait()
-            except trio.Cancelled:
-                waiting.abandoned = True
-                raise
+        try:
+            self._room.acquire_nowait()  # as a rule there is room, and no pass through the scheduler is due
+        except trio.WouldBlock:
+            await self._room.acquire()
+        waiting = _Waiting(item)
+        self._waiting.append(waiting)
+        self._arrived.set()
+        try:
+            await waiting.event.wait()
+        except trio.Cancelled:
+            waiting.abandoned = True
+            raise
+        finally:
+            self._room.release()
         if isinstance(waiting.answer, Exception):
             raise waiting.answer
         return waiting.answer  # type: ignore[return-value]  # the flusher fills it with an Answer

@@ -6,6 +6,7 @@ of any text on its way to a log, an error or a page, wherever they came from (a 
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import parse_qsl, quote, unquote
 
 HIDDEN = "***"
@@ -26,6 +27,7 @@ _USERINFO_OR_QUERY = re.compile(
 )
 
 
+@lru_cache(maxsize=256)
 def endpoint(url: str) -> str:
     """`scheme://host:port` of `url`, without user, password, path, query and fragment; several hosts as they are.
 

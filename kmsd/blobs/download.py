@@ -66,12 +66,18 @@ class HttpBlobs:
 
         Raises BlobUnavailable; never returns more than `max_bytes` bytes.
         """
-        async with self._turns:
-            try:
-                with trio.fail_after(patience):
-                    return await self._follow(url, max_bytes)
-            except trio.TooSlowError:
-                raise BlobUnavailable(BlobFault.DEADLINE, f"{patience:g} s") from None
+        turn = object()
+        try:
+            self._turns.acquire_on_behalf_of_nowait(turn)
+        except trio.WouldBlock:
+            await self._turns.acquire_on_behalf_of(turn)
+        try:
+            with trio.fail_after(patience):
+                return await self._follow(url, max_bytes)
+        except trio.TooSlowError:
+            raise BlobUnavailable(BlobFault.DEADLINE, f"{patience:g} s") from None
+        finally:
+            self._turns.release_on_behalf_of(turn)
 
     async def _follow(self, url: str, max_bytes: int) -> Blob:
         for _ in range(MAX_REDIRECTS + 1):

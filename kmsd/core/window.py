@@ -4,8 +4,7 @@
 result is there; ceremonies take none.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 import attrs
 import trio
@@ -53,6 +52,22 @@ class Aimd:
         return True
 
 
+class _Slot(AbstractAsyncContextManager[None]):
+    """One place under a limiter, while entered."""
+
+    def __init__(self, limiter: trio.CapacityLimiter) -> None:
+        self._limiter = limiter
+
+    async def __aenter__(self) -> None:
+        try:
+            self._limiter.acquire_on_behalf_of_nowait(self)
+        except trio.WouldBlock:
+            await self._limiter.acquire_on_behalf_of(self)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._limiter.release_on_behalf_of(self)
+
+
 class Window:
     """First come, first served slots under an `Aimd` limit. `busy_answers` counts busy answers for the metrics."""
 
@@ -76,15 +91,9 @@ class Window:
         """Tasks waiting for a slot."""
         return self._limiter.statistics().tasks_waiting
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
+    def slot(self) -> AbstractAsyncContextManager[None]:
         """Hold one slot; waits in order of arrival."""
-        borrower = object()
-        await self._limiter.acquire_on_behalf_of(borrower)
-        try:
-            yield
-        finally:
-            self._limiter.release_on_behalf_of(borrower)
+        return _Slot(self._limiter)
 
     def accepted(self) -> None:
         """A send was accepted."""

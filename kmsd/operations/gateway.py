@@ -20,7 +20,7 @@ LINGER = 0.002
 OLD = 30.0
 """Seconds after which others may have finished a public decryption without us (decisions.md 18)."""
 SAMPLE_INTERVAL = 10.0
-"""Seconds between looks at the head, while public decryptions are served."""
+"""Seconds between looks at the head."""
 
 
 class GatewayQuestions:
@@ -38,8 +38,12 @@ class GatewayQuestions:
         self._sampling = trio.Lock()
 
     async def run(self) -> None:
-        """Flush batches for ever."""
-        await self._done.run()
+        """Flush batches for ever, and know a recent head before a request comes that is to be judged by it."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._done.run)
+            while True:
+                await self._sample()
+                await trio.sleep(SAMPLE_INTERVAL)
 
     async def is_done(self, decryption_id: int) -> bool:
         """Whether the contract has enough answers to this decryption."""
@@ -52,9 +56,13 @@ class GatewayQuestions:
         """
         if row.block_number is None or self._time.now() - row.created_at > OLD:
             return False
-        await self._sample()
+        if not self._is_above_a_recent_head(row.block_number):
+            await self._sample()
+        return self._is_above_a_recent_head(row.block_number)
+
+    def _is_above_a_recent_head(self, block_number: int) -> bool:
         now = trio.current_time()
-        return any(now - at <= OLD and row.block_number > head for at, head in self._heads)
+        return any(now - at <= OLD and block_number > head for at, head in self._heads)
 
     async def key_digests(self, key_id: int) -> Sequence[KeyDigest]:
         """A generated key's digests in signed order; empty for what the contract does not know as one."""

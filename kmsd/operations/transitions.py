@@ -31,9 +31,9 @@ log = logging.getLogger("kmsd.worker")
 
 BATCH = 256
 """Changes of one statement."""
-LINGER = 0.002
-"""Seconds that a batch waits for company."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
+LINGER = 0.004
+"""Seconds that a batch waits for company; besides, what comes while one is being written goes together in the next."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 2.5
 """Seconds between tries while the database is away."""
 
 
@@ -80,7 +80,7 @@ class Transitions:
             self._metrics.observe("kms_connector_coalescer_batch", float(len(items)), verb)
             return await self._until_written(verb, write, items)
 
-        queue = Coalescer(flush, max_batch=BATCH, linger=LINGER, concurrency=2)
+        queue = Coalescer(flush, max_batch=BATCH, linger=LINGER)
         self._metrics.on_read(lambda: self._metrics.set("kms_connector_coalescer_depth", float(len(queue)), verb))
         return queue
 
