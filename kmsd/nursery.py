@@ -17,6 +17,8 @@ Recovery after SIGKILL and start after a clean stop are the same code (rule 6). 
 import logging
 import os
 import signal
+import threading
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import attrs
@@ -48,6 +50,10 @@ log = logging.getLogger("kmsd.nursery")
 
 QUEUES = ("request", "response")
 """Labels of the two queues of a kind."""
+LEAVE_DEADLINE = 5.0
+"""Seconds within which the database must take the leases back at the end."""
+FAREWELL = 5.0
+"""Seconds that closing connections may take after that."""
 EXIT_DATABASE_AWAY = 75
 """Stopped on request, but the leases could not be given back (sysexits EX_TEMPFAIL); the next start reclaims them."""
 
@@ -75,7 +81,7 @@ async def _against_the_real_world(settings: Settings, options: Options) -> int:
         await nursery.start(_watch_signals, stop)
         try:
             async with open_outside(settings, metrics, health) as outside:
-                status = await Daemon(settings, options, outside, metrics, health).run(stop)
+                status = await Daemon(settings, options, outside, metrics, health).run(stop, _end_soon)
         except* Fatal as group:
             status = _end(group)
         nursery.cancel_scope.cancel()
@@ -132,20 +138,21 @@ class Daemon:
                 settings, nodes, store, ownership, wakeups, handover, metrics, health, time, entropy, traces
             )
         if "gc" in settings.roles:
-            self._gc = Gc(settings, store, wakeups, metrics)
+            self._gc = Gc(settings, store, wakeups, metrics, health.heartbeats)
         board = Board(outside.wallet)
         self._gauges = Gauges(settings, store, metrics, health, self.worker, self.sender, board)
         self._probes = Probes(settings, outside.gateway, outside.hosts, outside.core, metrics, health)
-        self._monitoring = monitoring or Monitoring(
-            settings, metrics, health, board=board, required=not options.once
-        )
+        self._monitoring = monitoring or Monitoring(settings, metrics, health, board=board, required=not options.once)
         metrics.on_read(lambda: metrics.set("kms_connector_owner_epoch", float(ownership.current or 0)))
 
-    async def run(self, stop: trio.Event) -> int:
-        """Serve until `stop` is set (or, once, until nothing can proceed); the exit status."""
+    async def run(self, stop: trio.Event, left: Callable[[int], None] = lambda status: None) -> int:
+        """Serve until `stop` is set (or, once, until nothing can proceed); the exit status.
+
+        `left` is called with it once all that must outlive the process is written, and only connections are open.
+        """
         try:
             async with trio.open_nursery() as infrastructure:
-                status = await self._serve(infrastructure, stop)
+                status = await self._serve(infrastructure, stop, left)
                 infrastructure.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             status = _end(group)
@@ -153,7 +160,7 @@ class Daemon:
             self._monitoring.stopped()
         return status
 
-    async def _serve(self, infrastructure: trio.Nursery, stop: trio.Event) -> int:
+    async def _serve(self, infrastructure: trio.Nursery, stop: trio.Event, left: Callable[[int], None]) -> int:
         await infrastructure.start(self._monitoring.run)
         infrastructure.start_soon(self._supervised, "probes", self._probes.run)
         if not self._options.once:
@@ -183,9 +190,14 @@ class Daemon:
                 await self._drain()
                 working.cancel_scope.cancel()
         finally:
-            with trio.move_on_after(5.0, shield=True):
+            gave_back = False
+            with trio.move_on_after(LEAVE_DEADLINE, shield=True) as leaving:
                 gave_back = await self._leave()
-        return status if gave_back else status or EXIT_DATABASE_AWAY
+            if leaving.cancelled_caught:
+                log.error("leases stay with this owner until the next start: the database does not answer")
+        status = status if gave_back else status or EXIT_DATABASE_AWAY
+        left(status)
+        return status
 
     async def _supervised(self, name: str, run: Any) -> None:
         starts = 0
@@ -195,7 +207,10 @@ class Daemon:
             starts += 1
             if starts > 1:
                 self.metrics.inc("kms_connector_sibling_restarts", name)
-            await run()
+            try:
+                await run()
+            finally:
+                self._health.heartbeats.forget(name)
 
         await supervise(name, counted, self._outside.entropy)
 
@@ -265,6 +280,18 @@ async def _watch_signals(stop: trio.Event, task_status: trio.TaskStatus[None]) -
                 os._exit(128 + number)
             log.info("signal %s: stopping", signal.Signals(number).name)
             stop.set()
+
+
+def _end_soon(status: int) -> None:
+    """End the process within FAREWELL seconds, however long closing what is still open would take."""
+
+    def end() -> None:
+        log.error("closing connections took more than %g s; exiting without", FAREWELL)
+        os._exit(status)
+
+    timer = threading.Timer(FAREWELL, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _log_asyncio_error(loop: Any, context: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ class Ownership:
         self._roles = tuple(roles)
         self._epoch: int | None = None
         self._enrolled = trio.Event()
+        self._left = False
 
     @property
     def current(self) -> int | None:
@@ -39,8 +40,8 @@ class Ownership:
         return self._epoch
 
     async def run(self) -> None:
-        """Enrol and beat for ever; a database that is down is asked again every second."""
-        while True:
+        """Enrol and beat until `leave`; a database that is down is asked again every second."""
+        while not self._left:
             try:
                 if self._epoch is None:
                     self._epoch = await self._store.enrol(self._instance_name, self._roles)
@@ -58,7 +59,8 @@ class Ownership:
             await trio.sleep(BEAT_INTERVAL)
 
     async def leave(self) -> int:
-        """Give back every lease and stop being an owner; rows given back. Raises DependencyDown."""
+        """Give back every lease and stop being an owner, for good; rows given back. Raises DependencyDown."""
+        self._left = True
         if self._epoch is None:
             return 0
         epoch, self._epoch = self._epoch, None

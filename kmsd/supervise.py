@@ -14,6 +14,8 @@ MAX_FAILURES = 5
 """Unexpected exceptions of one sibling within FAILURE_PERIOD that take the daemon down (decisions.md 27)."""
 FAILURE_PERIOD = 600.0
 """Seconds over which unexpected exceptions are counted."""
+LONGEST_BACK_OFF, LONGEST_WAIT = 30.0, 3.0
+"""Most seconds before the restart of a sibling that failed, and of one that only waits for a dependency."""
 
 
 class Fatal(Exception):
@@ -42,9 +44,9 @@ def find_fatal(error: BaseException) -> Fatal | None:
     return None
 
 
-def restart_delay(failures: int, entropy: Entropy) -> float:
-    """Seconds before restart number `failures` (1, 2, …): doubling from 0.5 s to 30 s, with jitter of a half."""
-    return float(min(30.0, 0.5 * 2 ** min(failures - 1, 10)) * (0.5 + 0.5 * entropy.random()))
+def restart_delay(failures: int, entropy: Entropy, longest: float = LONGEST_BACK_OFF) -> float:
+    """Seconds before restart number `failures` (1, 2, …): doubling from 0.5 s to `longest`, with jitter of a half."""
+    return float(min(longest, 0.5 * 2 ** min(failures - 1, 10)) * (0.5 + 0.5 * entropy.random()))
 
 
 async def supervise(name: str, sibling: Callable[[], Awaitable[None]], entropy: Entropy) -> None:
@@ -65,7 +67,8 @@ async def supervise(name: str, sibling: Callable[[], Awaitable[None]], entropy: 
                 raise fatal from error
             now = trio.current_time()
             restarts = 1 if now - started > 60.0 else restarts + 1
-            if only_dependencies(error):
+            waits = only_dependencies(error)
+            if waits:
                 log.warning("%s waits for a dependency: %s", name, _words(error))
             else:
                 log.exception("%s failed unexpectedly and is restarted", name)
@@ -76,7 +79,7 @@ async def supervise(name: str, sibling: Callable[[], Awaitable[None]], entropy: 
                     raise Fatal(
                         f"{name} failed {len(failures)} times in {FAILURE_PERIOD:.0f} s, last: {_words(error)}"
                     ) from error
-            await trio.sleep(restart_delay(restarts, entropy))
+            await trio.sleep(restart_delay(restarts, entropy, LONGEST_WAIT if waits else LONGEST_BACK_OFF))
 
 
 def _words(error: BaseException) -> str:

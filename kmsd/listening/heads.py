@@ -22,7 +22,7 @@ PUSHED_POLLING = 10.0
 """Seconds between polls while heads are pushed: the floor under a subscription that says nothing."""
 STAYS_BELOW = 10.0
 """Seconds after which a head below the cursor is looked into: a node that lags, or a chain that was cut back?"""
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 3.0
 """Seconds before a node that does not answer is asked again, doubling, with jitter of a half."""
 
 

@@ -21,6 +21,8 @@ SEND_BATCH = 250
 PRESSED_PAUSE = 0.5
 """Seconds before nonces are offered again to a node that had no room for them, or no predecessor."""
 LONGEST_PAUSE = 10.0
+LONGEST_WAIT = 2.5
+"""Most seconds between looks for a dependency that is away: it is back that much later for us."""
 
 
 class Then(Enum):
@@ -163,4 +165,4 @@ async def until_up(name: str, down: BaseException, faults: int) -> None:
     """Wait after `down` in proportion to `faults` in a row, and say so once."""
     if faults == 1:
         log.warning("%s waits: %s", name, down)
-    await trio.sleep(min(LONGEST_PAUSE, 0.25 * 2.0 ** min(faults - 1, 10)))
+    await trio.sleep(min(LONGEST_WAIT, 0.25 * 2.0 ** min(faults - 1, 10)))

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from kmsd.config import Settings
+from kmsd.observe.health import Health
+from kmsd.observe.heartbeats import PATIENCE
 from kmsd.observe.metrics import Metrics
 from kmsd.operations.core_desk import CoreDesk
 from kmsd.operations.kinds import Kind
@@ -22,7 +24,7 @@ log = logging.getLogger("kmsd.worker")
 
 GATHER = 0.05
 """Seconds that a nearly full worker waits for a claim that is worth a statement."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 2.5
 """Seconds between claims while the database is away."""
 SWEEP_INTERVAL = 10.0
 """Seconds between looks for rows that are ours but in nobody's hand."""
@@ -45,6 +47,7 @@ class Claims:
         hands: Hands,
         core: CoreDesk,
         transitions: Transitions,
+        health: Health,
         metrics: Metrics,
         entropy: Entropy,
     ) -> None:
@@ -55,6 +58,7 @@ class Claims:
         self._hands = hands
         self._core = core
         self._transitions = transitions
+        self._heartbeats = health.heartbeats
         self._metrics = metrics
         self._entropy = entropy
 
@@ -94,11 +98,14 @@ class Claims:
     ) -> None:
         pause = FIRST_PAUSE
         room = self._hands.rooms[kinds[0]]
+        loop = f"worker claims {kinds[0].value}"
         while self._hands.taking:
+            self._heartbeats.rest(loop)  # the database may be away, the hands may be full
             epoch = await self._ownership.epoch()
             limit = min(batch, await self._free(kinds[0], batch))
             if not self._hands.taking:
                 break
+            self._heartbeats.beat(loop)
             room.reserved += limit
             try:
                 with self._hands.leasing():
@@ -120,7 +127,9 @@ class Claims:
             for kind in kinds:
                 self._hands.backlog[kind] = len(rows) >= limit
             if len(rows) < limit:
+                self._heartbeats.beat(loop, floor + PATIENCE)
                 await self._hands.until_due(kinds, wake_up, floor)
+        self._heartbeats.rest(loop)
 
     async def _free(self, kind: Kind, batch: int) -> int:
         """Free places, at least one. With few of them it waits a moment for more: a claim costs a statement."""

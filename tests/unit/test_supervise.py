@@ -5,7 +5,7 @@ import trio
 import trio.testing
 
 from kmsd.ports import DependencyDown
-from kmsd.supervise import FAILURE_PERIOD, MAX_FAILURES, Fatal, find_fatal, restart_delay, supervise
+from kmsd.supervise import FAILURE_PERIOD, LONGEST_WAIT, MAX_FAILURES, Fatal, find_fatal, restart_delay, supervise
 
 
 class EvenEntropy:
@@ -103,3 +103,18 @@ def test_restarts_back_off_to_half_a_minute() -> None:
 
 def test_no_fatal_is_found_where_there_is_none() -> None:
     assert find_fatal(ExceptionGroup("x", [ValueError()])) is None
+
+
+@pytest.mark.guarantee("PR2")
+async def test_who_waits_for_a_dependency_is_never_more_than_seconds_late(autojump_clock: object) -> None:
+    """However long the outage, its end is noticed within LONGEST_WAIT."""
+    tries: list[float] = []
+
+    async def sibling() -> None:
+        tries.append(trio.current_time())
+        if tries[-1] < 600.0:
+            raise DependencyDown("database", "away")
+
+    await supervise("gc", sibling, EvenEntropy())
+    assert tries[-1] - 600.0 <= LONGEST_WAIT
+    assert len(tries) > 100
