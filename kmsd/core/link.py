@@ -26,6 +26,7 @@ from h2.events import (
 )
 
 from kmsd.core.call import Call
+from kmsd.core.compression import RepeatingDecoder, RepeatingEncoder
 from kmsd.core.endpoints import Endpoint
 
 log = logging.getLogger("kmsd.core")
@@ -88,6 +89,8 @@ class Link:
         self._protocol = H2Protocol(Handler(), _CONFIGURATION, _H2)
         self._protocol.connection_made(self)  # type: ignore[arg-type]  # a transport in all that grpclib uses of it
         self.h2: H2Connection = self._protocol.connection._connection
+        self.h2.encoder = RepeatingEncoder()
+        self.h2.decoder = RepeatingDecoder(self.h2.DEFAULT_MAX_HEADER_LIST_SIZE)
         self.processor: EventsProcessor = self._protocol.processor
         for event in _TO_IGNORE:
             self.processor.processors.setdefault(event, lambda event: None)
