@@ -13,6 +13,7 @@ import botocore.config
 import botocore.exceptions
 import trio
 
+from kmsd.chain.wallet_aws_pace import Pace
 from kmsd.config import AwsKms
 from kmsd.ports import WalletUnavailable
 from kmsd.wire.errors import WireError
@@ -26,9 +27,6 @@ CALL_DEADLINE = 8.0
 """Seconds for one call; boto3's own limits (3 s to connect, 5 s to read) end the thread in that time."""
 SIGN_DEADLINE = 20.0
 """Seconds for one signature with all its tries, throttling included."""
-LEAST_PAUSE = 0.02
-"""Seconds between two calls after the first throttling; doubled by each further one, up to LONGEST_PAUSE."""
-LONGEST_PAUSE = 2.0
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 """The order of secp256k1's group (SEC 2)."""
@@ -97,9 +95,7 @@ class AwsWallet:
         self._client: Any = None
         self._address: bytes | None = None
         self._opening = trio.Lock()
-        self._pause = 0.0
-        self._next_start = 0.0
-        self._slowed_at = 0.0
+        self._pace = Pace()
 
     def __repr__(self) -> str:
         return f"AwsWallet({self._key.key_id})"
@@ -169,7 +165,7 @@ class AwsWallet:
         """Make a call at the present pace, again and more slowly while throttled, within SIGN_DEADLINE."""
         started = trio.current_time()
         while True:
-            await self._wait_for_turn()
+            await self._pace.turn()
             asked_at = trio.current_time()
             try:
                 result = await self._in_thread(call)
@@ -177,22 +173,12 @@ class AwsWallet:
                 code = str(error.response.get("Error", {}).get("Code", ""))
                 if code not in THROTTLED:
                     raise WalletUnavailable(self._name, f"{code}: see the key's state, policy and region") from error
-                if asked_at >= self._slowed_at:  # one slowing down for all calls that were under way at once
-                    self._slowed_at = trio.current_time()
-                    self._pause = min(LONGEST_PAUSE, max(LEAST_PAUSE, self._pause * 2))
-                if trio.current_time() + self._pause - started > SIGN_DEADLINE:
+                self._pace.throttled(asked_at)
+                if trio.current_time() - started > SIGN_DEADLINE:
                     raise WalletUnavailable(self._name, f"throttled for {SIGN_DEADLINE:.0f} s") from error
                 continue
-            self._pause = 0.0 if self._pause < LEAST_PAUSE / 8 else self._pause * 0.98
+            self._pace.answered()
             return result
-
-    async def _wait_for_turn(self) -> None:
-        """Start calls at least the present pause apart."""
-        now = trio.current_time()
-        start = max(now, self._next_start)
-        self._next_start = start + self._pause
-        if start > now:
-            await trio.sleep(start - now)
 
     async def _in_thread(self, call: Callable[[], Result]) -> Result:
         try:
