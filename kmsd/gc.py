@@ -11,6 +11,7 @@ import logging
 import trio
 
 from kmsd.config import Settings
+from kmsd.observe.heartbeats import Heartbeats
 from kmsd.observe.metrics import Metrics
 from kmsd.operations.table import OPERATIONS
 from kmsd.ports import Store
@@ -27,16 +28,20 @@ EXPIRY_BATCH = 2_000
 class Gc:
     """Recovery and retention. Several daemons may run it side by side: each step is one guarded statement."""
 
-    def __init__(self, settings: Settings, store: Store, wakeups: WakeUps, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, wakeups: WakeUps, metrics: Metrics, heartbeats: Heartbeats
+    ) -> None:
         self._settings = settings
         self._store = store
         self._wakeups = wakeups
         self._metrics = metrics
+        self._heartbeats = heartbeats
 
     async def run(self) -> None:
         """Reclaim and expire until cancelled. Raises DependencyDown when the database is away: the supervisor waits."""
         next_expiry = trio.current_time()
         while True:
+            self._heartbeats.beat("gc")
             await self.reclaim()
             if trio.current_time() >= next_expiry:
                 await self.expire()
@@ -62,6 +67,7 @@ class Gc:
         """Finished decryptions past their retention go, in batches; how many went."""
         total = 0
         while True:
+            self._heartbeats.beat("gc")
             gone = await self._store.expire(
                 finished_after=self._settings.gc_decryption_expiry,
                 failed_after=self._settings.gc_failed_expiry,

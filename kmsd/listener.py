@@ -72,7 +72,17 @@ class Listener:
         traces: Traces = OFF,
     ) -> None:
         self._around = Around(
-            settings, tuple(nodes), store, ownership, wakeups, handover, metrics, time, entropy, traces
+            settings,
+            tuple(nodes),
+            store,
+            ownership,
+            wakeups,
+            handover,
+            metrics,
+            time,
+            entropy,
+            traces,
+            health.heartbeats,
         )
         self._health = health
         interests = {stream: Interest(contract_of(stream, settings), topics_of(stream)) for stream in Stream}

@@ -97,6 +97,7 @@ class Sender:
             if isinstance(lost, WalletUnavailable):
                 self._around.health.fault(lost.name, lost.detail)
             faults = 1 if self._tenures > tenures else faults + 1
+            self._around.health.heartbeats.forget("sender")
             await until_up("sender", lost or LaneLost("the lane ended"), faults)
 
     async def _serve(self) -> None:

@@ -63,7 +63,7 @@ class Worker:
         self._tools = tools = self._toolbox.tools
         self._hands = Hands(settings.task_limit)
         self._claims = Claims(
-            settings, store, ownership, wakeups, self._hands, tools.core, tools.transitions, metrics, entropy
+            settings, store, ownership, wakeups, self._hands, tools.core, tools.transitions, health, metrics, entropy
         )
         self._limits = Limits(settings.max_decryption_attempts, settings.decryption_time_budget)
 

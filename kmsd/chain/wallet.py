@@ -12,6 +12,7 @@ from pathlib import Path
 import coincurve
 import trio
 
+from kmsd import redact
 from kmsd.config import Settings
 from kmsd.ports import Wallet
 from kmsd.wire.signatures import address_of
@@ -136,7 +137,7 @@ def _credential(environment: Mapping[str, str]) -> str:
 
 
 def _read_secret(path: str, setting: str, environment: Mapping[str, str]) -> str:
-    """Text of a file that only its owner may read.
+    """Text of a file that only its owner may read; the redactor knows it from now on (PR4).
 
     systemd guards its credentials by the directory and shows access control lists as group bits, so the mode of a file
     in there says nothing.
@@ -152,11 +153,13 @@ def _read_secret(path: str, setting: str, environment: Mapping[str, str]) -> str
                 f"{setting}: {path} has mode {stat.S_IMODE(mode):04o}, so others than its owner may read it; "
                 f"chmod 600 {path}"
             )
-        return Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise WalletMisconfigured(f"{setting}: cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise WalletMisconfigured(f"{setting}: {path} is not text") from error
+    redact.KNOWN.add(text)
+    return text
 
 
 def _from_keystore(settings: Settings, environment: Mapping[str, str]) -> bytes:
@@ -176,7 +179,9 @@ def _from_keystore(settings: Settings, environment: Mapping[str, str]) -> bytes:
     except ValueError as error:
         raise WalletMisconfigured(f"keystore_file: {path} is not a keystore (JSON)") from error
     try:
-        return bytes(Account.decrypt(keystore, password))
+        key = bytes(Account.decrypt(keystore, password))
+        redact.KNOWN.add(key.hex())
+        return key
     except (ValueError, KeyError, TypeError, NotImplementedError, AttributeError) as error:
         raise WalletMisconfigured(
             f"keystore_file: {path} cannot be opened with the password of {settings.keystore_password_file}"

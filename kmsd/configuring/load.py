@@ -61,6 +61,10 @@ class Loaded:
         return self.origins.get(path, DEFAULT)
 
 
+FOREIGN_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PGPASSWORD")
+"""Variables that libraries read for themselves, and whose values nothing may print either."""
+
+
 def load(
     path: str | None, environment: Mapping[str, str] = os.environ, *, needed: Collection[str] | None = None
 ) -> Loaded:
@@ -82,7 +86,7 @@ def load(
     notices = [redact.KNOWN(notice) for notice in reading.notices]
     if reading.problems:
         raise ConfigError([redact.KNOWN(problem) for problem in reading.problems], notices)
-    redact.KNOWN.add(*secrets_of(settings))
+    redact.KNOWN.add(*secrets_of(settings), *(environment.get(name, "") for name in FOREIGN_SECRETS))
     return Loaded(settings, reading.origins, notices)
 
 

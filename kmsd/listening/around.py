@@ -6,6 +6,7 @@ import attrs
 
 from kmsd.config import Settings
 from kmsd.handover import Handover
+from kmsd.observe.heartbeats import Heartbeats
 from kmsd.observe.metrics import Metrics
 from kmsd.observe.traces import Traces
 from kmsd.ownership import Ownership
@@ -27,3 +28,4 @@ class Around:
     time: Time
     entropy: Entropy
     traces: Traces
+    heartbeats: Heartbeats

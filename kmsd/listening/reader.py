@@ -77,18 +77,23 @@ class StreamReader:
         is_decryption = self.stream is Stream.DECRYPTION
         interval = settings.decryption_polling if is_decryption else settings.key_management_polling
         failures = 0
+        loop = f"listener {self.node.name} {self.stream.value}"
         while True:
+            self._around.heartbeats.beat(loop)
             try:
                 position = await self._where()
+                self._around.heartbeats.rest(loop)  # a chain may stand still
                 head = await self._feed.news(
                     self.stream,
                     position.last_read,
                     confirmations=settings.confirmations,
                     not_before=self._scanned_at + interval,
                 )
+                self._around.heartbeats.beat(loop)
                 if head < position.last_read:
                     await self._look_below(position, head)
                 while await self.advance(head):
+                    self._around.heartbeats.beat(loop)
                     failures = 0
             except (DependencyDown, Unproven, RangeRefused) as fault:
                 failures += 1

@@ -9,6 +9,7 @@ import trio
 from kmsd.config import Settings
 from kmsd.observe.board import Board
 from kmsd.observe.health import Health
+from kmsd.observe.heartbeats import PATIENCE
 from kmsd.observe.metrics import Metrics
 from kmsd.operations.kinds import Kind
 from kmsd.operations.table import DECRYPTIONS, OPERATIONS
@@ -54,6 +55,7 @@ class Gauges:
     async def run(self) -> None:
         """Count until cancelled. A database that is down is reported, and asked again after the interval."""
         while True:
+            self._health.heartbeats.beat("gauges", self._interval + PATIENCE)
             try:
                 backlog = await self._store.backlog()
                 self._board.keys = await self._store.key_registry()

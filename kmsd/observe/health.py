@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
+from kmsd.observe.heartbeats import Heartbeats
 from kmsd.ports import Time
 
 log = logging.getLogger("kmsd.health")
@@ -55,10 +56,12 @@ class Alert:
 class Health:
     """The daemon's knowledge of its dependencies and of conditions that need an operator.
 
-    `expected` dependencies are shown from the start, as unknown until they are first heard of.
+    `expected` dependencies are shown from the start, as unknown until they are first heard of. `heartbeats` are the
+    signs of life of our own loops.
     """
 
     def __init__(self, time: Time, expected: Sequence[str] = ()) -> None:
+        self.heartbeats = Heartbeats()
         self._time = time
         self._dependencies: dict[str, Dependency] = {name: Dependency(name) for name in expected}
         self._alerts: dict[str, Alert] = {}

@@ -287,6 +287,21 @@ CHECKS: Sequence[Check] = (
         "Give it more CPU, or fewer operations at a time (task_limit).",
     ),
     Check(
+        "stuck",
+        "A part of the daemon is stuck",
+        Severity.CRITICAL,
+        False,
+        lambda view: (
+            "; ".join(
+                f"{one.loop}: no sign of life for {one.overdue:.0f} s beyond its time"
+                for one in view.health.heartbeats.silent()
+            )
+            or None
+        ),
+        "It waits for no dependency: that is a defect. systemd's watchdog restarts the daemon, otherwise restart it; "
+        "nothing is lost. Report it with the log.",
+    ),
+    Check(
         "series_dropped",
         "A metric has too many label values",
         Severity.WARNING,

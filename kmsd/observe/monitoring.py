@@ -201,11 +201,14 @@ class Monitoring:
             self._history.sample()
 
     async def _tell_systemd(self) -> None:
-        """Feed the watchdog as long as the event loop runs; waiting for a dependency is being alive (decisions 27)."""
+        """Feed the watchdog while the event loop runs and no loop of a sibling is stuck.
+
+        Waiting for a dependency is being alive (decisions.md 27).
+        """
         interval = self._notifier.watchdog_interval
         said = -STATUS_INTERVAL
         while True:
-            if interval is not None:
+            if interval is not None and not self._health.heartbeats.silent():
                 self._notifier.alive()
             if trio.current_time() - said >= STATUS_INTERVAL:
                 said = trio.current_time()

@@ -264,6 +264,7 @@ class Tenure:
 
     async def _show(self) -> None:
         while True:
+            self._health.heartbeats.beat("sender lane")
             head = self.state.head_of_line()
             age = self._time.now() - head.attempts[0].signed_at if head is not None else 0.0
             self._metrics.set("kms_connector_tx_sender_lane_held", 1.0)
@@ -282,8 +283,11 @@ class Tenure:
         """Do `work` as soon as the chain or the wallet allow; a lost database ends the tenure."""
         faults = 0
         while True:
+            self._health.heartbeats.beat(f"sender {name}")
             try:
-                return await work()
+                done = await work()
+                self._health.heartbeats.rest(f"sender {name}")
+                return done
             except DependencyDown as down:
                 if down.name == "database":
                     raise
