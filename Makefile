@@ -11,10 +11,10 @@ LOCK = $(UV) pip compile $(ARGS) --universal --generate-hashes --python-version 
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sandbox test lint format bench fuzz guarantees operator protos lock clean
+.PHONY: help venv sandbox test lint format bench bench-smoke explain fuzz guarantees operator protos lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 venv: $(READY) ## only installs; every other target does it when needed
 
@@ -35,8 +35,14 @@ format: $(READY) ## lets ruff write what it can
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-bench: $(READY) ## measurements; a choice of them in ARGS
+bench: $(READY) ## measurements; a choice of them in ARGS="public user --json"
 	@$(PY) -m bench $(ARGS)
+
+bench-smoke: $(READY) ## the bench's short form: do its parts still work? no times
+	@$(PY) -m bench --smoke --json $(ARGS)
+
+explain: $(READY) ## what each query reads of a database with EXPLAIN_ROWS (1,000,000) finished requests
+	@KMSD_STORE_ROWS=$(or $(EXPLAIN_ROWS),1000000) $(PY) -m pytest tests/live/test_store_plans.py $(ARGS)
 
 fuzz: $(READY) ## damaged input into every decoder, for FUZZ_SECONDS (600)
 	@KMSD_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(PY) -m pytest -m fuzz $(ARGS)

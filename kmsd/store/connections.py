@@ -36,12 +36,21 @@ CONNECT_TIMEOUT = 5.0
 PAST_PIDS = 256
 """Backends of closed connections that are remembered as ours: their last notifications may come late."""
 
+PLAN_LIFETIME = 15.0
+"""Seconds for which a connection keeps its plans. One that was made while a table was empty is wrong after a burst, and
+Postgres itself notices only at the next ANALYZE."""
+
 T = TypeVar("T")
 
 _SESSION = {
     "timezone": "UTC",  # `updated_at` has no time zone; the reference's sessions write UTC
     "kmsd.writer": "on",  # we complete requests ourselves, see sql/migrations
-    "enable_seqscan": "off",  # plans are made while tables are empty and must still be right when they are large
+    # Plans are made while tables are empty and must still be right when they are large: every join of ours starts from
+    # a batch and looks rows up by key.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_material": "off",
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
     "tcp_keepalives_idle": "5",
@@ -59,6 +68,7 @@ class Session:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self._planned_at = trio.current_time()
         self.pid: int = connection.get_server_pid()
 
     @property
@@ -84,6 +94,12 @@ class Session:
     async def execute(self, sql: str) -> None:
         """A script without arguments."""
         await self._connection.execute(sql)
+
+    async def refresh(self) -> None:
+        """Forget plans that are old: they are made anew from the tables as they are now. Outside transactions."""
+        if trio.current_time() - self._planned_at > PLAN_LIFETIME:
+            await self.execute("DISCARD PLANS")
+            self._planned_at = trio.current_time()
 
     async def listen(self, channel: str, callback: Callable[[Any, int, str, Any], None]) -> None:
         """LISTEN on `channel`; `callback(connection, pid, channel, payload)` runs inside the event loop."""
@@ -231,6 +247,7 @@ class Database:
             session = await self._take()
             self._show()
             try:
+                await session.refresh()
                 if transaction:
                     await session.execute("BEGIN")
                     result = await work(session)

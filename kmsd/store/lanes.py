@@ -107,6 +107,7 @@ class PostgresLane:
         """New states of entries and of their responses in one transaction; True per applied outcome."""
         async with self._turn:
             with self._watched():
+                await self._session.refresh()
                 await self._session.execute("BEGIN")
                 if await self._session.value(query("check_lane"), *self._lane, self._epoch) is None:
                     await self._session.execute("ROLLBACK")

@@ -4,10 +4,13 @@
 INSERT INTO kmsd_operator_actions (action, kind, id, words, done_by) VALUES ($1, $2, $3, $4, $5)
 
 -- name: newest_rows
+-- The last changed ones of each status.
 SELECT
-    {{id}} AS id, status::text AS status, created_at, updated_at, next_attempt_at, attempts, error_counter, lease_owner,
-    last_error
-FROM {{table}} WHERE status = ANY($1::operation_status[]) ORDER BY created_at DESC LIMIT $2
+    {{id}} AS id, latest.status::text AS status, created_at, updated_at, next_attempt_at, attempts, error_counter,
+    lease_owner, last_error
+FROM unnest($1::operation_status[]) AS wanted (status) CROSS JOIN LATERAL (
+    SELECT * FROM {{table}} r WHERE r.status = wanted.status ORDER BY r.updated_at DESC LIMIT $2
+) AS latest
 
 -- name: story_row
 SELECT * FROM {{table}} WHERE {{id}} = $1

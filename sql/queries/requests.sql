@@ -1,4 +1,5 @@
 -- Transitions of requests. Each names the status and the lease that it expects (QU2); `ord` says which items applied.
+-- Rows are looked up by key: `status::text` keeps the plan from reading a whole partial index of that status instead.
 
 -- name: claim
 -- Longest due first. A row whose lease somebody else is writing just now is passed over.
@@ -37,7 +38,7 @@ SELECT {{r.columns,}} r.{{id}} AS id FROM unnest($1::bytea[]) AS i (id) JOIN {{t
 -- A row that cannot be decoded: failed by itself, with its content kept (QU7).
 WITH bad AS (
     UPDATE {{table}} r SET status = 'failed', lease_owner = NULL, last_error = $3
-    WHERE r.{{id}} = $1 AND r.status = 'under_process' AND r.lease_owner = $2
+    WHERE r.{{id}} = $1 AND r.status::text = 'under_process' AND r.lease_owner = $2
     RETURNING to_jsonb(r) AS content
 )
 INSERT INTO kmsd_quarantine (source, reason, kind, id, row_content)
@@ -49,7 +50,7 @@ UPDATE {{table}} r SET
     already_sent = true, core_shard = i.core_shard, refusal = CASE WHEN i.fresh THEN NULL ELSE r.refusal END
 FROM unnest($1::bytea[], $2::bigint[], $3::text[], $4::boolean[])
     WITH ORDINALITY AS i (id, owner, core_shard, fresh, ord)
-WHERE r.{{id}} = i.id AND r.status = 'under_process' AND r.lease_owner = i.owner
+WHERE r.{{id}} = i.id AND r.status::text = 'under_process' AND r.lease_owner = i.owner
 RETURNING i.ord
 
 -- name: finished
@@ -60,14 +61,14 @@ WITH items AS (
     UPDATE {{table}} r SET status = 'completed', lease_owner = NULL, note = coalesce(i.note, r.note)
     FROM items i
     WHERE r.{{id}} = i.id AND (
-        (r.status = 'under_process' AND r.lease_owner = i.owner)
-        OR (r.status IN ('pending', 'under_process', 'failed') AND i.owner > r.content_epoch)
+        (r.status::text = 'under_process' AND r.lease_owner = i.owner)
+        OR (r.status::text IN ('pending', 'under_process', 'failed') AND i.owner > r.content_epoch)
     )
     RETURNING i.ord
 )
 SELECT ord FROM done
 UNION ALL
-SELECT i.ord FROM items i JOIN {{table}} r ON r.{{id}} = i.id WHERE r.status = 'completed'
+SELECT i.ord FROM items i JOIN {{table}} r ON r.{{id}} = i.id WHERE r.status::text = 'completed'
 
 -- name: try_again
 UPDATE {{table}} r SET
@@ -79,7 +80,7 @@ FROM unnest(
     $1::bytea[], $2::bigint[], $3::float8[], $4::text[], $5::boolean[], $6::boolean[], $7::boolean[], $8::text[],
     $9::text[]
 ) WITH ORDINALITY AS i (id, owner, delay, words, counted, clear_sent, mark_sent, refusal, core_shard, ord)
-WHERE r.{{id}} = i.id AND r.status = 'under_process' AND r.lease_owner = i.owner
+WHERE r.{{id}} = i.id AND r.status::text = 'under_process' AND r.lease_owner = i.owner
 RETURNING i.ord
 
 -- name: failed
@@ -87,7 +88,7 @@ UPDATE {{table}} r SET
     status = 'failed', lease_owner = NULL, last_error = i.words,
     error_counter = least(r.error_counter + i.counted::int, 32767)
 FROM unnest($1::bytea[], $2::bigint[], $3::text[], $4::boolean[]) WITH ORDINALITY AS i (id, owner, words, counted, ord)
-WHERE r.{{id}} = i.id AND r.status = 'under_process' AND r.lease_owner = i.owner
+WHERE r.{{id}} = i.id AND r.status::text = 'under_process' AND r.lease_owner = i.owner
 RETURNING i.ord
 
 -- name: end_stale
@@ -102,9 +103,10 @@ FROM unnest($1::bytea[], $2::bigint[], $3::boolean[], $4::boolean[]) AS i (id, o
 WHERE r.{{id}} = i.id AND r.stale_owner = i.owner
 
 -- name: end_stale_withdrawn
+-- OFFSET 0 keeps the kind with the batch: as a condition on the table it would invite to read all of that kind.
 UPDATE kmsd_withdrawn w SET lease_owner = NULL
-FROM unnest($1::bytea[], $2::bigint[]) AS i (id, owner)
-WHERE w.kind = $3 AND w.id = i.id AND w.lease_owner = i.owner
+FROM (SELECT $3::text AS kind, id, owner FROM unnest($1::bytea[], $2::bigint[]) AS b (id, owner) OFFSET 0) AS i
+WHERE w.kind = i.kind AND w.id = i.id AND w.lease_owner = i.owner
 
 -- name: reject
 INSERT INTO kmsd_rejected_results (kind, id, core_shard, reason, raw)

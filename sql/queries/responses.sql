@@ -11,8 +11,8 @@ WITH items AS MATERIALIZED (
     UPDATE {{request_table}} r SET status = 'completed', lease_owner = NULL, note = coalesce(i.note, r.note)
     FROM items i
     WHERE r.{{id}} = i.request_id AND (
-        (r.status = 'under_process' AND r.lease_owner = i.owner)
-        OR (r.status IN ('pending', 'under_process', 'failed') AND i.owner > r.content_epoch)
+        (r.status::text = 'under_process' AND r.lease_owner = i.owner)
+        OR (r.status::text IN ('pending', 'under_process', 'failed') AND i.owner > r.content_epoch)
     )
     RETURNING i.ord
 ), stored AS (
@@ -26,13 +26,15 @@ WITH items AS MATERIALIZED (
 )
 SELECT ord FROM done
 UNION ALL
-SELECT i.ord FROM items i JOIN {{request_table}} r ON r.{{id}} = i.request_id WHERE r.status = 'completed'
+SELECT i.ord FROM items i JOIN {{request_table}} r ON r.{{id}} = i.request_id WHERE r.status::text = 'completed'
 
 -- name: compare_decryptions
 -- Agreed results that came before our answers ($1): forgotten when equal, kept as divergences when not.
 WITH facts AS (
-    DELETE FROM kmsd_chain_facts f USING unnest($1::bytea[]) AS i (id)
-    WHERE f.name = 'PublicDecryptionResponse' AND f.id = i.id
+    -- OFFSET 0 keeps the name with the batch: as a condition on the table it would invite to read all of that name.
+    DELETE FROM kmsd_chain_facts f
+    USING (SELECT 'PublicDecryptionResponse' AS name, id FROM unnest($1::bytea[]) AS b (id) OFFSET 0) AS i
+    WHERE f.name = i.name AND f.id = i.id
     RETURNING f.id, f.value, f.block_number
 )
 INSERT INTO kmsd_divergences (kind, id, ours, theirs, block_number)
@@ -69,7 +71,7 @@ FROM unnest($1::bytea[]) AS i (id) JOIN {{table}} r ON r.{{id}} = i.id
 -- name: lease_responses
 UPDATE {{table}} r SET status = 'under_process', lease_owner = $2
 FROM unnest($1::bytea[]) WITH ORDINALITY AS i (id, ord)
-WHERE r.{{id}} = i.id AND r.status IN ('pending', 'under_process')
+WHERE r.{{id}} = i.id AND r.status::text IN ('pending', 'under_process')
 RETURNING i.ord
 
 -- name: settle_responses
@@ -84,8 +86,8 @@ FROM unnest(
     $1::bytea[], $2::bigint[], $3::text[], $4::text[], $5::float8[], $6::boolean[], $7::bytea[]
 ) WITH ORDINALITY AS i (id, owner, fate, words, delay, counted, tx_hash, ord)
 WHERE r.{{id}} = i.id AND (
-    (i.fate = 'completed' AND r.status <> 'completed')
-    OR (r.status = 'under_process' AND r.lease_owner = i.owner)
+    (i.fate = 'completed' AND r.status::text <> 'completed')
+    OR (r.status::text = 'under_process' AND r.lease_owner = i.owner)
 )
 RETURNING i.ord
 
