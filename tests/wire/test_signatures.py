@@ -1,5 +1,7 @@
 """Hashing and signatures against eth-account and eth-keys, and the strictness of the contracts."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from eth_account import Account
 from eth_account.messages import encode_typed_data
@@ -8,22 +10,24 @@ from eth_utils import keccak
 from kmsd.wire import eip712, signatures
 from kmsd.wire.addresses import parse_address, to_checksum
 from kmsd.wire.errors import WireError
-from kmsd.wire.keccak import Keccak256, keccak256
+from kmsd.wire.keccak import keccak256
 from kmsd.wire.v0_11 import typed_data
 
 KEY = bytes(31) + b"\x17"
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
 
-def test_keccak_in_pieces() -> None:
-    data = bytes(range(256)) * 500
-    hasher = Keccak256()
-    for at in range(0, len(data), 777):
-        hasher.update(memoryview(data)[at : at + 777])
-    assert hasher.digest() == keccak256(data) == keccak(data)
-    hasher.update(b"more")
-    assert hasher.digest() == keccak(data + b"more")
+def test_keccak_of_every_size_around_its_blocks() -> None:
+    data = bytes(range(256)) * 4
+    for size in range(600):
+        assert keccak256(data[:size]) == keccak(data[:size])
     assert keccak256(b"").hex() == "c5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470"
+
+
+def test_keccak_in_threads_at_once() -> None:
+    bodies = [bytes((number,)) * (100_000 + number) for number in range(64)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(keccak256, bodies)) == [keccak(body) for body in bodies]
 
 
 def test_there_and_back() -> None:
