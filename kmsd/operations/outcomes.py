@@ -30,6 +30,8 @@ Outcome = Answered | Finished | TryAgain | Failed
 
 MAX_WORDS = 500
 """Characters of `last_error`."""
+UNSERVED_PAUSE = 60.0
+"""Seconds between tries of a request whose host chain is not configured: only the operator ends that."""
 
 
 class Setback(Exception):
@@ -87,7 +89,7 @@ SETBACKS: tuple[tuple[type[Exception], Callable[..., Setback]], ...] = (
     (Malformed, lambda error: Setback(Reason.MALFORMED, error.words)),
     (NotAllowed, lambda error: Setback(Reason.ACCESS_DENIED, error.words)),
     (NotYet, lambda error: Setback(Reason.NOT_VISIBLE, error.words)),
-    (HostChainMissing, lambda error: Setback(Reason.HOST_CHAIN, error.words, outage=True)),
+    (HostChainMissing, lambda error: Setback(Reason.HOST_CHAIN, error.words, outage=True, delay=UNSERVED_PAUSE)),
     (CiphertextMissing, lambda error: Setback(Reason.CIPHERTEXT, error.words, outage=error.outage)),
     (ResultRejected, lambda error: Setback(Reason.RESULT_REJECTED, f"the Core's result was rejected: {error.reason}")),
     (DependencyDown, _down),

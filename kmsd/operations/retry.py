@@ -57,6 +57,9 @@ class Pace:
 
 STEADY = Pace(2.0, 4.0, 30.0)
 """Retries after 2 and 8 s, then every 30: other parties' Cores wait about a minute for ours."""
+OUTAGE = Pace(2.0, 2.0, 8.0)
+"""While something that the request needs is down: it goes on within 10 s of the end of the outage, however long that
+was."""
 SLOW = Pace(30.0, 2.0, 300.0)
 """For what most likely needs an operator."""
 SOON = Pace(1.0, 2.0, 8.0)
@@ -148,17 +151,19 @@ def judge(
 ) -> Again | GiveUp:
     """What becomes of a request that did not get on for `reason`.
 
-    `outage`: something that it needs was down, so the time budget is not judged. Ceremonies have no budget at all.
+    `outage`: something that it needs was down, so the time budget is not judged, and the pace is that of outages.
+    Ceremonies have no budget at all.
     """
     rule = RULES[reason]
     if rule.fatal:
         return GiveUp(reason, counts=False)
+    pace = OUTAGE if outage else rule.pace
     if family is Family.CEREMONY:
-        pace = SLOW if reason in SLOW_FOR_CEREMONIES else rule.pace
+        pace = SLOW if reason in SLOW_FOR_CEREMONIES else pace
         return Again(pace.delay(progress.tries, chance), counts=False)
     counts = rule.counts and progress.budget_age >= progress.counted * COUNT_INTERVAL
     if counts and progress.counted + 1 >= limits.attempts:
         return GiveUp(Reason.ATTEMPTS, counts=True)
     if rule.judged and not outage and progress.budget_age >= limits.time_budget:
         return GiveUp(Reason.TIME_BUDGET, counts)
-    return Again(rule.pace.delay(progress.tries, chance), counts)
+    return Again(pace.delay(progress.tries, chance), counts)

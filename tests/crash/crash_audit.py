@@ -16,6 +16,7 @@ import attrs
 
 from kmsd.operations.kinds import Kind
 from kmsd.operations.table import OPERATIONS
+from kmsd.sandbox.accounts import account
 from kmsd.sandbox.contracts import Deployment
 from kmsd.sandbox.observer import Observer
 from kmsd.sandbox.postgres import Postgres
@@ -85,6 +86,8 @@ class Auditor:
     def is_done(self) -> bool:
         """Whether every request of the chain is stored, and every row at its end. False while Postgres is away."""
         try:
+            if not self._all_mined():
+                return False
             asked, rows = self.look(), self._state()["rows"] or []
         except (RuntimeError, OSError):
             return False
@@ -147,6 +150,12 @@ class Auditor:
                         self._mined[transaction["input"][:74]] += 1
             self._next_block = last + 1
         return self._mined
+
+    def _all_mined(self) -> bool:
+        """Whether no request is still on its way into a block."""
+        payer = account("requester").text
+        mined, sent = (self._gateway.call("eth_getTransactionCount", payer, tag) for tag in ("latest", "pending"))
+        return bool(mined == sent)
 
     def _state(self) -> Any:
         return json.loads(self._postgres.execute(_STATE, DATABASE))
