@@ -157,7 +157,8 @@ def judge(
     rule = RULES[reason]
     if rule.fatal:
         return GiveUp(reason, counts=False)
-    pace = OUTAGE if outage else rule.pace
+    # A Core that answers and cannot be used needs its operator: there is no end of an outage to be early for.
+    pace = OUTAGE if outage and reason is not Reason.CORE_UNUSABLE else rule.pace
     if family is Family.CEREMONY:
         pace = SLOW if reason in SLOW_FOR_CEREMONIES else pace
         return Again(pace.delay(progress.tries, chance), counts=False)
