@@ -48,7 +48,7 @@ async def open_outside(settings: Settings, metrics: Metrics, health: Health) -> 
     async with AsyncExitStack() as stack:
         traces = open_traces(settings, metrics, time, entropy)
         stack.push_async_callback(traces.close)
-        gateway, hosts = _nodes(settings, health, metrics)
+        gateway, hosts = nodes_of(settings, health, metrics)
         for node in (*gateway, *(node for nodes in hosts.values() for node in nodes)):
             stack.push_async_callback(node.close)
         try:
@@ -87,10 +87,10 @@ async def open_outside(settings: Settings, metrics: Metrics, health: Health) -> 
         )
 
 
-def _nodes(
+def nodes_of(
     settings: Settings, health: Health, metrics: Metrics
 ) -> tuple[Sequence[HttpNode], Mapping[int, Sequence[HttpNode]]]:
-    """The Gateway's nodes, and each host chain's node by chain id."""
+    """The Gateway's nodes, and each host chain's node by chain id; nothing is connected yet, the caller closes them."""
     gateway = [
         HttpNode(node.name, settings.gateway_chain_id, (node.url, *node.backup_urls), node.ws_url, health, metrics)
         for node in settings.gateway_nodes

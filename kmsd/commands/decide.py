@@ -7,6 +7,7 @@ import click
 
 from kmsd.commands.identify import kind_named, kind_option, name, one_kind, parse
 from kmsd.commands.options import EXIT_NO, common, confirm, print_json, refuse, say, settings_for, yes_option
+from kmsd.commands.progress import progress
 from kmsd.config import Settings
 from kmsd.operations.kinds import Kind
 
@@ -45,7 +46,8 @@ def retry(
         confirm(f"Retry every failed {'row' if of_kind is None else of_kind.value}?", yes)
 
         async def retry_all(store: PostgresStore) -> int:
-            return await store.retry_failed(of_kind, by=by)
+            with progress("putting failed rows back into the queue"):
+                return await store.retry_failed(of_kind, by=by)
 
         rows = answer(settings, retry_all, as_json)
         if as_json:
@@ -59,7 +61,12 @@ def retry(
 
     async def work(store: PostgresStore) -> list[Changed]:
         verb = store.retry_unconfirmed if unconfirmed else store.retry
-        return [await verb(kind, request_id, by=by) for kind, request_id in targets]
+        changes: list[Changed] = []
+        with progress("requests", len(targets)) as step:
+            for kind, request_id in targets:
+                changes.append(await verb(kind, request_id, by=by))
+                step()
+        return changes
 
     _finish(targets, answer(settings, work, as_json), as_json)
 

@@ -5,6 +5,7 @@ import sys
 import click
 
 from kmsd.commands.options import EXIT_NO, common, print_json, say, settings_for
+from kmsd.commands.progress import progress
 from kmsd.configuring.load import Loaded
 
 
@@ -27,7 +28,8 @@ def examine(loaded: Loaded, as_json: bool) -> int:
     from kmsd.observe import logs
 
     logs.configure("text", "error")
-    findings = trio.run(run, loaded.settings)
+    with progress("asking everybody"):
+        findings = trio.run(run, loaded.settings)
     bad = [finding for finding in findings if finding.verdict in (Verdict.ERROR, Verdict.UNKNOWN)]
     warnings = [finding for finding in findings if finding.verdict is Verdict.WARNING]
     if as_json:

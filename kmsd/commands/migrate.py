@@ -5,6 +5,7 @@ import sys
 import click
 
 from kmsd.commands.options import EXIT_NO, common, print_json, say, settings_for
+from kmsd.commands.progress import progress
 
 
 @click.command()
@@ -25,7 +26,8 @@ def migrate(config: str | None, as_json: bool, check: bool) -> None:
     async def work() -> tuple[migrations.Status, migrations.Status]:
         before = await migrations.status(url)
         if not check:
-            await migrations.migrate(url)
+            with progress(f"applying {len(before.pending)} migrations"):
+                await migrations.migrate(url)
         return before, before if check else await migrations.status(url)
 
     before, after = answering(work, as_json)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kmsd.commands.options import EXIT_NO, common, confirm, print_json, refuse, say, settings_for, yes_option
+from kmsd.commands.progress import progress
 from kmsd.ports import Arrival, ChainFact, Log
 
 if TYPE_CHECKING:
@@ -47,9 +48,15 @@ def replay_quarantine(
     by = operator_name()
 
     async def work(store: "PostgresStore") -> list["Changed"]:
-        if discard is not None:
-            return [await store.discard_quarantined(entry["number"], discard, by=by) for entry in entries]
-        return [await _replay(store, entry, by) for entry in entries]
+        changes: list[Changed] = []
+        with progress("entries", len(entries)) as step:
+            for entry in entries:
+                if discard is not None:
+                    changes.append(await store.discard_quarantined(entry["number"], discard, by=by))
+                else:
+                    changes.append(await _replay(store, entry, by))
+                step()
+        return changes
 
     changes = answer(settings, work, as_json)
     results = [

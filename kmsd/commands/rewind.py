@@ -1,14 +1,19 @@
 """`kmsd rewind`: read the chain again."""
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 import trio
 
 from kmsd.commands.options import EXIT_UNAVAILABLE, common, confirm, print_json, refuse, say, settings_for, yes_option
+from kmsd.commands.progress import progress
 from kmsd.config import Settings
 from kmsd.operations.kinds import Stream
 from kmsd.ports import BlockRef, DependencyDown
+
+if TYPE_CHECKING:
+    from kmsd.chain.node import HttpNode
 
 STREAMS = (*(stream.value for stream in Stream), "both")
 
@@ -37,7 +42,8 @@ def rewind(
         refuse(f"no node named {', '.join(sorted(unknown))} in gateway_nodes", as_json, 2)
     streams = list(Stream) if stream == "both" else [Stream(stream)]
     confirm(f"Read {' and '.join(one.value for one in streams)} again from block {to_block}?", yes)
-    found, faults = trio.run(_blocks, settings, max(0, to_block - 1), node_names)
+    with progress("asking the nodes"):
+        found, faults = trio.run(_blocks, settings, max(0, to_block - 1), node_names)
     for fault in faults:
         click.echo(f"warning: {fault}", err=True)
     if not found:
@@ -60,16 +66,16 @@ async def _blocks(
     settings: Settings, number: int, node_names: tuple[str, ...]
 ) -> tuple[dict[str, BlockRef], list[str]]:
     """Block `number` as each node has it, and words about nodes that could not tell."""
-    from kmsd.chain.node import HttpNode
     from kmsd.chain.scan import Unproven, block_hashes
     from kmsd.clock import SystemTime
     from kmsd.observe.health import Health
     from kmsd.observe.metrics import Metrics
+    from kmsd.outside import nodes_of
 
     found: dict[str, BlockRef] = {}
     faults: list[str] = []
 
-    async def one(node: HttpNode) -> None:
+    async def one(node: "HttpNode") -> None:
         try:
             (block_hash,) = (await block_hashes(node, [number], deadline=settings.rpc_timeout)).values()
         except (DependencyDown, Unproven) as fault:
@@ -82,10 +88,9 @@ async def _blocks(
         finally:
             await node.close()
 
-    health, metrics = Health(SystemTime()), Metrics()
+    gateway, _ = nodes_of(settings, Health(SystemTime()), Metrics())
     async with trio.open_nursery() as nursery:
-        for node in settings.gateway_nodes:
+        for node in gateway:
             if not node_names or node.name in node_names:
-                urls = (node.url, *node.backup_urls)
-                nursery.start_soon(one, HttpNode(node.name, settings.gateway_chain_id, urls, None, health, metrics))
+                nursery.start_soon(one, node)
     return found, faults

@@ -8,6 +8,7 @@ from kmsd.chain.views import ViewRefused, ask, eip712_domain, kms_node
 from kmsd.config import NOWHERE, Contract, Settings
 from kmsd.doctor.findings import Finding, error, ok, warning
 from kmsd.ports import DependencyDown, Node, RpcCall, Time
+from kmsd.sending.funds import LOW_RESPONSES, USUAL_GAS
 from kmsd.wire.addresses import to_checksum
 from kmsd.wire.v0_11 import views
 
@@ -15,10 +16,6 @@ OLD_HEAD = 120.0
 """Seconds that a node's newest block may be old before its clock, ours, or the node is suspected."""
 AHEAD = 15.0
 """Seconds that a block may come from the future."""
-LOW_RESPONSES = 1_000
-"""Responses that the balance should cover, as the sender's alert reckons."""
-USUAL_GAS = 400_000
-"""Gas limit that is reckoned with for one response."""
 
 
 async def node(settings: Settings, one: Node, subject: str, time: Time) -> Sequence[Finding]:
@@ -163,8 +160,8 @@ async def funds(settings: Settings, chain: Chain, wallet: bytes) -> Sequence[Fin
     answers = await chain.batch(calls, deadline=settings.rpc_timeout)
     balance, price, mined = (quantity(answer.result) for answer in answers[:3])
     pending = quantity(answers[3].result) if answers[3].error is None else mined
-    left = balance // max(1, USUAL_GAS * price)
-    words = f"{balance / 1e18:.6g} ETH, enough for some {left} responses at today's price"
+    left = balance // max(1, USUAL_GAS * 2 * price)  # a node asks for limit × highest fee, which is twice today's
+    words = f"{balance / 1e18:.6g} ETH, enough for some {left} responses at the fees that a node reckons with today"
     found = []
     if balance == 0:
         found.append(error(subject, "has no funds", "Fund it: every response is a transaction."))

@@ -9,7 +9,6 @@ import trio_asyncio
 
 from kmsd.blobs.download import open_blobs
 from kmsd.chain.chain import Chain
-from kmsd.chain.node import HttpNode
 from kmsd.chain.views import ViewRefused, ask
 from kmsd.chain.wallet import WalletMisconfigured, open_wallet
 from kmsd.clock import SystemTime
@@ -21,6 +20,7 @@ from kmsd.doctor.database import database
 from kmsd.doctor.findings import Examination, Finding, error, guarded
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
+from kmsd.outside import nodes_of
 from kmsd.ports import DependencyDown, Wallet
 from kmsd.wire.v0_11 import views
 
@@ -35,12 +35,11 @@ async def examine(settings: Settings) -> Sequence[Finding]:
     wallet, found = _wallet(settings)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(trio_asyncio.open_loop())
-        gateway, hosts = _nodes(settings, health, metrics)
+        gateway, hosts_nodes = nodes_of(settings, health, metrics)
+        hosts = {chain_id: nodes[0] for chain_id, nodes in hosts_nodes.items()}
         for node in (*gateway, *hosts.values()):
             stack.push_async_callback(node.close)
-        plan: list[tuple[str, Examination]] = [
-            ("database", partial(database, settings.database_url, settings.database_pool_size, time))
-        ]
+        plan: list[tuple[str, Examination]] = [("database", partial(database, settings, time))]
         for node in gateway:
             subject = f"gateway node {node.name}"
             plan += [
@@ -84,26 +83,6 @@ def _wallet(settings: Settings) -> tuple[Wallet | None, list[Finding]]:
         return open_wallet(settings), []
     except WalletMisconfigured as mistake:
         return None, [error("transaction key", str(mistake), "Correct the configuration.")]
-
-
-def _nodes(settings: Settings, health: Health, metrics: Metrics) -> tuple[list[HttpNode], dict[int, HttpNode]]:
-    gateway = [
-        HttpNode(node.name, settings.gateway_chain_id, (node.url, *node.backup_urls), node.ws_url, health, metrics)
-        for node in settings.gateway_nodes
-    ]
-    hosts = {
-        chain.chain_id: HttpNode(
-            str(chain.chain_id),
-            chain.chain_id,
-            (chain.url, *chain.backup_urls),
-            None,
-            health,
-            metrics,
-            dependency=f"host chain {chain.chain_id}",
-        )
-        for chain in settings.host_chains
-    }
-    return gateway, hosts
 
 
 def _contracts(settings: Settings, chain: Chain) -> list[tuple[str, Examination]]:

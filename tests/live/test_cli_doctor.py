@@ -80,6 +80,7 @@ async def test_all_is_well(
     wallet = to_checksum(chains.deployment.parties[0].tx.address)
     for subject in (
         "database",
+        "database clock",
         "database schema",
         "gateway node main",
         "gateway node main logs",
@@ -136,3 +137,33 @@ async def test_everything_is_wrong_and_named(doctor: Doctor, chains: Chains, emp
     assert any(subject.startswith("ACL") and one["verdict"] == "error" for subject, one in found.items())
     for secret in (stranger, password, "secret-api-key"):
         assert secret not in printed
+
+
+async def test_the_databases_schema_and_network_are_looked_at(
+    doctor: Doctor, chains: Chains, database_url: str, sql: Callable[[str], str]
+) -> None:
+    """Migrations that are missing, one of a newer kmsd, and a database of another network; nothing is changed."""
+    text = toml(chains, database_url, "http://127.0.0.1:1")
+    _, found, _ = await doctor(text)
+    assert found["database schema"]["words"].startswith("up to date: ")
+    deployed = chains.deployment
+    sql(
+        "INSERT INTO kmsd_meta (gateway_chain_id, decryption_contract, kms_generation_contract) VALUES "
+        f"({deployed.gateway_chain_id}, '\\x{deployed.decryption.hex()}', '\\x{deployed.kms_generation.hex()}')"
+    )
+    sql("DELETE FROM kmsd_migrations WHERE version = (SELECT max(version) FROM kmsd_migrations)")
+    _, found, _ = await doctor(text)
+    assert found["database network"]["verdict"] == "ok"
+    assert found["database schema"]["verdict"] == "warning"
+    assert "run kmsd migrate" in found["database schema"]["remedy"]
+    sql("UPDATE kmsd_meta SET gateway_chain_id = 1")
+    sql(
+        "INSERT INTO kmsd_migrations (version, name, checksum, adopted, seconds) "
+        "VALUES (9999, 'of_the_future', 'x', false, 0)"
+    )
+    status, found, _ = await doctor(text)
+    assert status == 1
+    assert found["database network"]["verdict"] == "error"
+    assert "it belongs to chain 1, " in found["database network"]["words"]
+    assert found["database schema"]["verdict"] == "error"
+    assert "used by a newer kmsd" in found["database schema"]["words"]

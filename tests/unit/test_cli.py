@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from kmsd.cli import ALIASES, COMMANDS, cli
 from kmsd.commands.health import endpoint_url
+from kmsd.commands.progress import progress
 from kmsd.configuring.document import example_toml
 
 KEY = "5ec2e7" * 10 + "abcd"
@@ -74,10 +75,9 @@ def kmsd_help(name: str) -> str:
 
 def test_every_command_has_json_and_config() -> None:
     for name in (*COMMANDS, *ALIASES):
-        if name != "completion":
-            shown = kmsd_help(name)
-            assert "--json" in shown, name
-            assert "--config" in shown, name
+        shown = kmsd_help(name)
+        assert "--json" in shown, name
+        assert "--config" in shown or name == "completion", name
 
 
 @pytest.mark.parametrize("command", ["check", "health", "status", "list"])
@@ -202,9 +202,31 @@ def test_wildcard_addresses_are_asked_on_the_loopback() -> None:
     assert endpoint_url("127.0.0.1:9100", "/healthz") == "http://127.0.0.1:9100/healthz"
 
 
-def test_completion(kmsd: Kmsd) -> None:
-    for shell in ("bash", "zsh", "fish"):
-        assert "_KMSD_COMPLETE" in kmsd("completion", shell).stdout
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: str) -> None:
+    script = CliRunner().invoke(cli, ["completion", shell]).output
+    assert f"_KMSD_COMPLETE={shell}_complete" in script
+    document = json.loads(CliRunner().invoke(cli, ["completion", shell, "--json"]).output)
+    assert document["script"] in script
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("st", {"start", "status"}), ("keys ", {"set", "show"}), ("keys set key:1 de", {"deactivated", "destroyed"})],
+)
+def test_what_a_shell_is_offered(kmsd: Kmsd, typed: str, offered: set[str]) -> None:
+    """As bash asks: the words so far, and which of them is being typed."""
+    words = ["kmsd", *typed.split(" ")]
+    done = kmsd(_KMSD_COMPLETE="bash_complete", COMP_WORDS=" ".join(words), COMP_CWORD=str(len(words) - 1))
+    assert offered <= {line.partition(",")[2] for line in done.stdout.splitlines()}, done.stdout
+    if typed == "st":
+        assert not {line.partition(",")[2] for line in done.stdout.splitlines()} - offered
+
+
+def test_progress_is_only_for_terminals(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("entries", 3) as step:
+        step()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_sandbox_says_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
