@@ -1,203 +1,168 @@
-"""The scenarios: each starts a world of its own, has kmsd serve a load in it, and gives the figures of that load.
-
-The other parties only help to make the key; then kmsd answers alone, so that their cost is not measured with its own.
-"""
+"""The scenarios: each starts a world of its own, has kmsd serve a load in it, and gives the figures of that load."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 
-from bench.figures import Snapshot, metric_total, peak_resident_mib, percentile_ms, tree_cpu_seconds
-from kmsd.operations.kinds import Kind
-from kmsd.sandbox.observer import Observer
-from kmsd.sandbox.progress import Progress, percentiles
-from kmsd.sandbox.requester import Requester
-from kmsd.sandbox.rpc import RpcClient
-from kmsd.sandbox.world import DATABASE, PARTY, Plan, World
+from bench import alone
+from bench.figures import Figures
+from bench.measured import Load, Measured
+from kmsd.sandbox.accounts import Call
+from kmsd.sandbox.world import Plan, World
 
-STALL_SECONDS = 120.0
-"""Without a new accepted answer for so long a scenario is given up."""
-LOOK_SECONDS = 0.05
 IDLE_SECONDS = 30.0
-
-
-@attrs.frozen
-class Load:
-    """Decryptions of a scenario. `rate`: requests a second (None: at once). `waiting`: they wait before kmsd starts."""
-
-    public: int = 0
-    user: int = 0
-    rate: float | None = None
-    waiting: bool = False
-    ciphertext_bytes: int | None = None
-    core_ms: float = 80.0
-
-
-@attrs.frozen
-class Figures:
-    """One scenario's result; counts and CPU are per operation."""
-
-    operations: int
-    accepted_per_s: float
-    daemon_cpu_us: float
-    postgres_cpu_us: float
-    http_requests: float
-    db_transactions: float
-    peak_rss_mib: float
-    block_to_broadcast_ms: dict[str, float]
-    block_to_acceptance_ms: dict[str, float]
-
-
-class Stalled(RuntimeError):
-    """A scenario that came to a stop; the words say how far it was."""
-
-
-class Bench:
-    """One world under measurement."""
-
-    def __init__(self, world: World, load: Load) -> None:
-        self._world, self._load = world, load
-        deployment = world.deployment
-        self._observer = Observer(
-            RpcClient(world.gateway.port), RpcClient(world.host.port), deployment, deployment.parties[PARTY - 1]
-        )
-        self._progress = Progress(self._observer, world.postgres, DATABASE)
-        self._requester = Requester(
-            deployment, world.gateway, world.host, world.buckets, ciphertext_bytes=load.ciphertext_bytes
-        )
-
-    def run(self) -> Figures:
-        """Make a key, put the load on, wait until every answer is accepted."""
-        load, total = self._load, self._load.public + self._load.user
-        self._world.start_daemon()
-        self._requester.prss_init()
-        self._until(lambda: self._accepted(Kind.PRSS_INIT) == 1)
-        self._requester.keygen()
-        self._until(lambda: bool(self._observer.active_keys))
-        self._world.committee.stop()
-        prepared = self._requester.prepare(load.public, load.user, self._observer.active_keys[0])
-        calls = self._requester.calls(prepared, burst=load.rate is None)
-        if load.waiting:
-            self._world.stop_daemon()
-            self._requester.send(calls, load.rate)
-            self._until(lambda: self._requested() == total)
-            self._world.start_daemon()
-            before, began = Snapshot(0.0, self._postgres_cpu(), 0.0, self._transactions()), time.monotonic()
-        else:
-            before, began = self._snapshot(), time.monotonic()
-            self._requester.send(calls, load.rate)
-        self._until(lambda: self._decryptions() == total)
-        seconds, used = time.monotonic() - began, self._snapshot().since(before)
-        return Figures(
-            operations=total,
-            accepted_per_s=round(total / seconds, 1),
-            daemon_cpu_us=round(1e6 * used.daemon_cpu / total, 1),
-            postgres_cpu_us=round(1e6 * used.postgres_cpu / total, 1),
-            http_requests=round(used.http_requests / total, 3),
-            db_transactions=round(used.db_transactions / total, 3),
-            peak_rss_mib=round(peak_resident_mib(self._world.daemon.pid), 1),
-            block_to_broadcast_ms=percentile_ms(percentiles(self._broadcast_seconds())),
-            block_to_acceptance_ms=percentile_ms(
-                percentiles(
-                    [
-                        *self._observer.latencies(Kind.PUBLIC_DECRYPTION),
-                        *self._observer.latencies(Kind.USER_DECRYPTION),
-                    ]
-                )
-            ),
-        )
-
-    def idle(self) -> Figures:
-        """Nothing to do for IDLE_SECONDS; figures are per second."""
-        self._world.start_daemon()
-        self._requester.prss_init()
-        self._until(lambda: self._accepted(Kind.PRSS_INIT) == 1)
-        before = self._snapshot()
-        time.sleep(IDLE_SECONDS)
-        used = self._snapshot().since(before)
-        return Figures(
-            operations=0,
-            accepted_per_s=0.0,
-            daemon_cpu_us=round(1e6 * used.daemon_cpu / IDLE_SECONDS, 1),
-            postgres_cpu_us=round(1e6 * used.postgres_cpu / IDLE_SECONDS, 1),
-            http_requests=round(used.http_requests / IDLE_SECONDS, 3),
-            db_transactions=round(used.db_transactions / IDLE_SECONDS, 3),
-            peak_rss_mib=round(peak_resident_mib(self._world.daemon.pid), 1),
-            block_to_broadcast_ms={},
-            block_to_acceptance_ms={},
-        )
-
-    def _until(self, condition: Callable[[], bool]) -> None:
-        moved, state = time.monotonic(), -1
-        while not condition():
-            while self._observer.look():
-                pass
-            now = self._requested() + self._decryptions()
-            if now != state:
-                moved, state = time.monotonic(), now
-            if time.monotonic() - moved > STALL_SECONDS:
-                raise Stalled(f"{self._decryptions()} of {self._requested()} accepted; {self._world.daemon.log_tail()}")
-            time.sleep(LOOK_SECONDS)
-
-    def _requested(self) -> int:
-        return sum(len(self._observer.requests[kind]) for kind in (Kind.PUBLIC_DECRYPTION, Kind.USER_DECRYPTION))
-
-    def _decryptions(self) -> int:
-        return sum(self._observer.accepted(kind) for kind in (Kind.PUBLIC_DECRYPTION, Kind.USER_DECRYPTION))
-
-    def _accepted(self, kind: Kind) -> int:
-        self._progress.refresh()
-        return self._progress.counts[kind].accepted
-
-    def _snapshot(self) -> Snapshot:
-        return Snapshot(
-            tree_cpu_seconds(self._world.daemon.pid),
-            self._postgres_cpu(),
-            metric_total(self._world.monitoring_port, "kms_connector_rpc_requests"),
-            self._transactions(),
-        )
-
-    def _postgres_cpu(self) -> float:
-        return tree_cpu_seconds(self._world.postgres.pid)
-
-    def _transactions(self) -> int:
-        sql = f"SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = '{DATABASE}'"
-        return int(self._world.postgres.execute(sql))
-
-    def _broadcast_seconds(self) -> list[float]:
-        """From the moment when the listener had the request's block to the signature of its first transaction."""
-        sql = " UNION ALL ".join(
-            f"SELECT extract(epoch FROM min(t.signed_at) - min(r.created_at)) FROM {kind.value}_requests r "
-            "JOIN kmsd_transactions t ON t.id = r.decryption_id GROUP BY r.decryption_id"
-            for kind in (Kind.PUBLIC_DECRYPTION, Kind.USER_DECRYPTION)
-        )
-        return [float(line) for line in self._world.postgres.execute(sql, DATABASE).split()]
-
-
-SCENARIOS: dict[str, Load | None] = {
-    "public": Load(public=2000),
-    "user": Load(user=2000),
-    "mixed": Load(public=1000, user=1000),
-    "small": Load(public=2000, ciphertext_bytes=1000),
-    "burst": Load(public=5000),
-    "drain": Load(public=10_000, waiting=True),
-    "latency": Load(public=1500, rate=50.0),
-    "large": Load(public=1000, ciphertext_bytes=4 << 20, core_ms=3000.0),
-    "idle": None,
-}
-"""What is measured; None: nothing to do."""
-
-SMOKE = 40
+CATCHUP_BLOCKS, CATCHUP_PARTS = 50_000, 100
+"""Blocks in which the requests of `catchup` stand, in so many places."""
+LATENCY_BLOCKS = 0.25
+SMOKE = 20
 """Decryptions of each scenario in the short form."""
+START_LOOK = 0.02
+
+Run = Callable[[Measured], Figures]
 
 
-def measure(name: str, *, smoke: bool = False) -> Figures:
-    """Run one scenario. Raises Stalled, or RuntimeError for a world that does not start."""
-    load = SCENARIOS[name]
-    if smoke and load is not None:
-        load = attrs.evolve(load, public=min(load.public, SMOKE), user=min(load.user, SMOKE))
-    plan = Plan(core_latency_ms=80.0 if load is None else load.core_ms)
-    with World(plan) as world:
-        bench = Bench(world, load or Load())
-        return bench.idle() if load is None else bench.run()
+@attrs.frozen
+class Scenario:
+    """What is measured: how it runs, its load, and settings of kmsd.toml that it needs.
+
+    `in_smoke`: run when the short form is asked for without names; a world takes seconds, CI has half a minute.
+    """
+
+    run: Run
+    load: Load
+    settings: Mapping[str, Any] = attrs.field(factory=dict)
+    in_smoke: bool = False
+
+
+def served(bench: Measured) -> Figures:
+    """The load is put on a daemon that runs."""
+    return bench.served()
+
+
+def drain(bench: Measured) -> Figures:
+    """The requests' events wait when the daemon starts; its start counts too."""
+    calls = bench.prepare()
+    bench.world.stop_daemon()
+    bench.ask(calls)
+    bench.until(lambda: bench.requested() == bench.load.total)
+    return bench.serve(bench.start_daemon, fresh_daemon=True)
+
+
+def catchup(bench: Measured) -> Figures:
+    """The requests' events stand in CATCHUP_BLOCKS blocks that the daemon has missed; its start counts too."""
+    calls = bench.prepare()
+    bench.world.stop_daemon()
+    blocks = CATCHUP_BLOCKS if bench.load.total > SMOKE else CATCHUP_PARTS
+    part = -(-len(calls) // CATCHUP_PARTS)
+    for start in range(0, len(calls), part):
+        _ask_and_wait(bench, calls[start : start + part])
+        bench.world.gateway.call("anvil_mine", hex(blocks * part // len(calls)))
+    bench.until(lambda: bench.requested() == bench.load.total)
+    return bench.serve(bench.start_daemon, fresh_daemon=True)
+
+
+def _ask_and_wait(bench: Measured, calls: list[Call]) -> None:
+    before = bench.requested()
+    bench.ask(calls)
+    bench.until(lambda: bench.requested() > before)
+
+
+def idle(bench: Measured) -> Figures:
+    """Nothing to do; figures are for each second."""
+    bench.prepare()
+    seconds = IDLE_SECONDS if bench.load.total == 0 else 1.0
+    time.sleep(2.0)
+    before = bench.snapshot()
+    time.sleep(seconds)
+    used = bench.snapshot().since(before)
+    return bench.figures(used, 0, used.at)
+
+
+def start(bench: Measured) -> Figures:
+    """From the start of the process to the first claim, with requests waiting: block_to_broadcast_ms has it as p50."""
+    calls = bench.prepare()
+    bench.restart_with(roles=["listener"])
+    bench.ask(calls)
+    table = "public_decryption_requests"
+    bench.until(lambda: int(bench.sql(f"SELECT count(*) FROM {table}")) == bench.load.total)
+    began = 0.0
+
+    def begin() -> None:
+        nonlocal began
+        began = time.time()
+
+    bench.restart_with(pause=begin, roles=["listener", "worker", "sender", "gc"])
+    claimed = ""
+    while not claimed:
+        claimed = bench.sql(f"SELECT extract(epoch FROM now()) FROM {table} WHERE attempts > 0 LIMIT 1")
+        time.sleep(START_LOOK)
+    before = bench.snapshot()
+    milliseconds = round(1000 * (float(claimed) - began), 1)
+    bench.say(f"{milliseconds:.0f} ms from the start of the process to the first claim")
+    figures = bench.figures(bench.snapshot().since(before), 1, 1.0)
+    return attrs.evolve(figures, block_to_broadcast_ms={"p50": milliseconds, "p95": milliseconds, "p99": milliseconds})
+
+
+def daemons(count: int) -> Run:
+    """So many daemons on one database; the Core's time and a narrow window limit each of them."""
+
+    def run(bench: Measured) -> Figures:
+        calls = bench.prepare()
+        for number in range(2, count + 1):
+            bench.add_daemon(number)
+        time.sleep(3.0)
+        return bench.serve(lambda: bench.ask(calls))
+
+    return run
+
+
+SCALE_LOAD = Load(public=600, core_ms=400.0)
+SCALE_SETTINGS = {"core_window": 24, "task_limit": 48}
+
+SCENARIOS: dict[str, Scenario] = {
+    "public": Scenario(served, Load(public=2000)),
+    "user": Scenario(served, Load(user=2000)),
+    "mixed": Scenario(served, Load(public=1000, user=1000), in_smoke=True),
+    "small": Scenario(served, Load(public=2000, ciphertext_bytes=1000)),
+    "burst": Scenario(served, Load(public=5000)),
+    "drain": Scenario(drain, Load(public=10_000)),
+    "rows": Scenario(alone.silent_rows, Load(public=10_000)),
+    "catchup": Scenario(catchup, Load(public=10_000)),
+    "latency": Scenario(served, Load(public=1500, rate=50.0)),
+    "large": Scenario(served, Load(public=1000, ciphertext_bytes=4 << 20, core_ms=3000.0)),
+    "idle": Scenario(idle, Load()),
+    "start": Scenario(start, Load(public=100)),
+    "ingest": Scenario(alone.ingest, Load(public=20_000), in_smoke=True),
+    "work": Scenario(alone.work, Load(public=3000)),
+    "send": Scenario(alone.send, Load(public=10_000)),
+    "scale-1": Scenario(daemons(1), SCALE_LOAD, SCALE_SETTINGS),
+    "scale-2": Scenario(daemons(2), SCALE_LOAD, SCALE_SETTINGS),
+    "scale-3": Scenario(daemons(3), SCALE_LOAD, SCALE_SETTINGS),
+}
+"""What is measured, in the order in which it is."""
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "scale": ("scale-1", "scale-2", "scale-3"),
+    "alone": ("ingest", "work", "send"),
+}
+"""Names for several scenarios."""
+
+
+def measure(name: str, *, operations: int | None = None, say: Callable[[str], None] = lambda line: None) -> Figures:
+    """Run one scenario, with so many `operations` instead of its own number.
+
+    Raises Stalled, or RuntimeError for a world that does not start.
+    """
+    scenario = SCENARIOS[name]
+    load = scenario.load
+    if operations is not None:
+        public = min(load.public, operations if not load.user else operations // 2)
+        load = attrs.evolve(load, public=public, user=min(load.user, operations - public))
+    with World(Plan(core_latency_ms=load.core_ms, settings=scenario.settings)) as world:
+        bench = Measured(world, load, say)
+        try:
+            return scenario.run(bench)
+        finally:
+            bench.close()
