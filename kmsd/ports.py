@@ -197,11 +197,15 @@ class Slots(Protocol):
 
 
 class CoreAnswer(NamedTuple):
-    """Status and, if OK, the decoded reply message (a class of `kmsd.core.pb`). `detail` is for humans only."""
+    """Status and, if OK, the decoded reply message (a class of `kmsd.core.pb`). `detail` is for humans only.
+
+    `local`: the status was made on our side (no connection, deadline, pause); the Core did not say it.
+    """
 
     status: StatusCode
     message: Any
     detail: str = ""
+    local: bool = False
 
 
 class Core(Protocol):
@@ -686,7 +690,10 @@ class Store(Protocol):
         """Give back every lease of `owner` and remove it; number of rows given back."""
 
     async def reclaim(self, *, unowned_after: float) -> Sequence[OwnerCount]:
-        """Rows of dead owners (beat 12 s old) and unowned rows under process for `unowned_after` s back to pending."""
+        """Rows of dead owners (beat 12 s old) and unowned rows under process for `unowned_after` s back to pending.
+
+        With an infinite `unowned_after` only dead owners are looked for: one small statement.
+        """
 
     async def expire(self, *, finished_after: float, failed_after: float, limit: int) -> int:
         """Delete up to `limit` finished decryptions past their retention, remembering ids (QU9); how many went."""

@@ -1,6 +1,7 @@
 """Daemons as owners of leases: enrolling, beating, leaving, and taking rows back from the dead (decisions.md 1)."""
 
 import logging
+import math
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -98,7 +99,9 @@ class Owners(Part):
         return rows
 
     async def reclaim(self, *, unowned_after: float) -> Sequence[OwnerCount]:
-        """Rows of dead owners, and unowned ones under process for `unowned_after` seconds, back to the queue."""
+        """Rows of dead owners, and unowned ones under process for `unowned_after` seconds (infinity: none of those), back
+        to the queue.
+        """
         since = self._database.answering_since
         settled = since is not None and trio.current_time() - since >= SETTLING
 
@@ -109,7 +112,7 @@ class Owners(Part):
                 if silent:
                     log.warning("owners %s are silent for %g s: dead", silent, DEAD_AFTER)
                     counts += await release(session, silent)
-            for name, kind, is_response in all_tables():
+            for name, kind, is_response in all_tables() if unowned_after < math.inf else ():
                 rows = await session.value(
                     table_query("release_unowned", kind, is_response=is_response), float(unowned_after)
                 )
