@@ -99,9 +99,7 @@ class Owners(Part):
         return rows
 
     async def reclaim(self, *, unowned_after: float) -> Sequence[OwnerCount]:
-        """Rows of dead owners, and unowned ones under process for `unowned_after` seconds (infinity: none of those), back
-        to the queue.
-        """
+        """Rows of dead owners, and unowned ones under process for `unowned_after` s (infinite: not looked for), back."""
         since = self._database.answering_since
         settled = since is not None and trio.current_time() - since >= SETTLING
 

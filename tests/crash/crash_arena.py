@@ -42,6 +42,7 @@ class Arena:
     def __init__(self, world: World) -> None:
         self.world = world
         self.daemons: dict[str, ChildProcess] = {}
+        self._written: dict[str, int] = {}
         self.requester = Requester(world.deployment, world.gateway, world.host, world.buckets)
         self.auditor = Auditor(world.gateway.port, world.host.port, world.deployment, world.postgres)
         self._public: list[bytes] = []
@@ -67,9 +68,17 @@ class Arena:
             env["KMS_CONNECTOR_GATEWAY_NODES"] = json.dumps(list(self.nodes))
         argv = [sys.executable, "-m", "kmsd", "--config", str(self.world.config_file)]
         daemon = ChildProcess(name, argv, self.world.folder, env=env)
+        self._written[name] = daemon.stderr_path.stat().st_size if daemon.stderr_path.exists() else 0
         daemon.start()
         self.daemons[name] = daemon
         return daemon
+
+    def serving(self, *names: str) -> None:
+        """Wait until these daemons, in the life that was started last, have enrolled as owners."""
+        self.until(lambda: all(map(self._has_enrolled, names)), f"{', '.join(names)} enrolled")
+
+    def _has_enrolled(self, name: str) -> bool:
+        return b"owner epoch" in self.daemons[name].stderr_path.read_bytes()[self._written[name] :]
 
     def ensure(self, name: str = "kmsd") -> ChildProcess:
         """The daemon of this name, started if it does not run."""

@@ -38,6 +38,7 @@ def test_two_daemons_ten_kills(alone: Arena, chance: random.Random) -> None:
     names = ("one", "two")
     for name in names:
         arena.start(name)
+    arena.serving(*names)
     with arena.load(RATE, SECONDS) as ending:
         for number in range(10):
             victim = names[number % 2]
@@ -57,7 +58,7 @@ def test_one_of_two_stays_dead(alone: Arena) -> None:
     arena.ask(2, 2)
     arena.until(arena.auditor.is_done, "the first daemon has the wallet")
     arena.start("two")
-    arena.until(lambda: "owner epoch" in arena.daemons["two"].log_tail(20_000), "the second is there")
+    arena.serving("two")
     for _ in range(3):
         arena.ask()
     time.sleep(0.7)
@@ -71,6 +72,7 @@ def test_roles_on_daemons_of_their_own(alone: Arena, chance: random.Random) -> N
     arena = alone
     for name, roles in SPLIT.items():
         arena.start(name, roles=roles)
+    arena.serving(*SPLIT)
     since = time.monotonic()
     arena.requester.crsgen()
     arena.requester.keygen()
@@ -95,10 +97,7 @@ def test_daemons_come_and_go_by_sigterm(alone: Arena) -> None:
         for number in range(3):
             leaving, coming = ("one", "two") if number % 2 == 0 else ("two", "one")
             arena.start(coming)
-            arena.until(
-                lambda name=coming: "owner epoch" in arena.daemons[name].log_tail(20_000),  # type: ignore[misc]
-                f"{coming} is there",
-            )
+            arena.serving(leaving, coming)
             assert arena.stop(leaving) == 0
         ending.set()
     arena.settle(GROUP, "three daemons relieved by SIGTERM under load", time.monotonic())

@@ -57,7 +57,7 @@ FAULTS: Mapping[str, Callable[[Arena], None]] = {
 def running(arena: Arena) -> Iterator[Arena]:
     """The arena with its daemon, which must be the same afterwards: no outage ends it (PR2)."""
     daemon = arena.ensure()
-    arena.until(lambda: "owner epoch" in daemon.log_tail(200_000), "enrolled")
+    arena.serving("kmsd")
     pid = daemon.pid
     yield arena
     assert daemon.alive(), daemon.log_tail()
@@ -79,8 +79,8 @@ def test_under_load(running: Arena, fault: str) -> None:
 @pytest.mark.guarantee("PR1", "QU1")
 def test_sigterm_while_postgres_is_away(arena: Arena) -> None:
     """Exit 75 in the time of the grace; the next start takes the rows back and finishes them."""
-    daemon = arena.ensure()
-    arena.until(lambda: "owner epoch" in daemon.log_tail(200_000), "enrolled")
+    arena.ensure()
+    arena.serving("kmsd")
     arena.ask()
     time.sleep(0.5)
     arena.world.postgres.stop(immediate=True)

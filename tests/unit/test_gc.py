@@ -1,5 +1,6 @@
-"""When gc looks for what: dead owners every second, rows of nobody now and then, finished decryptions at its interval."""
+"""When gc looks for what: dead owners every second, rows of nobody now and then, old decryptions at its interval."""
 
+import itertools
 import math
 
 import pytest
@@ -53,7 +54,7 @@ async def test_the_dead_are_looked_for_every_second_and_their_kinds_are_woken(au
             assert await wakeups.requests[Kind.PUBLIC_DECRYPTION].wait()
         nursery.cancel_scope.cancel()
     times = [at for at, _ in store.looks]
-    assert max(after - before for before, after in zip(times, times[1:], strict=False)) <= RECLAIM_INTERVAL + 0.01
+    assert max(after - before for before, after in itertools.pairwise(times)) <= RECLAIM_INTERVAL + 0.01
     limit = settings.gc_decryption_under_process_limit
     unowned = [at for at, after in store.looks if after == limit]
     assert {after for _, after in store.looks} == {limit, math.inf}
