@@ -25,18 +25,19 @@ def metrics_markdown() -> str:
         "",
         "## Health checks",
         "",
-        "Each is `kms_connector_check_failing{check,severity}`, 1 while it fails; one alert rule over that gauge",
-        "covers all. While a gating check fails `/healthz` answers 503.",
+        "Each is `kms_connector_check_failing{check,severity}`, 1 while it fails, and an alert rule in",
+        "`deploy/prometheus-alerts.yml`. While a gating check fails `/healthz` answers 503.",
         "",
-        "| check | severity | gates | what to do |",
-        "|---|---|---|---|",
+        "| check | severity | gates | while it fails | what to do |",
+        "|---|---|---|---|---|",
         *map(_check_row, CHECKS),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _check_row(check: Check) -> str:
-    return f"| `{check.name}` | {check.severity.value} | {'yes' if check.gates else ''} | {check.remedy} |"
+    gates = "yes" if check.gates else ""
+    return f"| `{check.name}` | {check.severity.value} | {gates} | {check.title} | {check.remedy} |"
 
 
 def _row(name: str, metric: Metric) -> str:
