@@ -11,7 +11,7 @@ LOCK = $(UV) pip compile $(ARGS) --universal --generate-hashes --python-version 
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sandbox test lint format bench bench-smoke explain fuzz guarantees operator protos lock clean
+.PHONY: help venv sandbox test lint format bench bench-smoke explain fuzz crash guarantees operator protos lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,6 +46,10 @@ explain: $(READY) ## what each query reads of a database with EXPLAIN_ROWS (1,00
 
 fuzz: $(READY) ## damaged input into every decoder, for FUZZ_SECONDS (600)
 	@KMSD_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(PY) -m pytest -m fuzz $(ARGS)
+
+# KMSD_CRASH_SEED repeats a run's chance, KMSD_CRASH_KILLS says how many random kills (100); a quiet machine measures best.
+crash: $(READY) ## everything broken under load, and its table in docs/guarantees.md; 25 minutes
+	@$(PY) -m pytest -m crash -s tests/crash $(ARGS) && $(PY) tests/crash/crash_table.py
 
 operator: $(READY) ## what needs Debian packages (Chromium, promtool, systemd): installs them, looks at page, unit, rules, image
 	@deploy/install-packages

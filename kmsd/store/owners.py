@@ -99,7 +99,7 @@ class Owners(Part):
         return rows
 
     async def reclaim(self, *, unowned_after: float) -> Sequence[OwnerCount]:
-        """Rows of dead owners, and unowned ones under process for `unowned_after` s (infinite: not looked for), back."""
+        """Rows of dead owners, and unowned ones under process for `unowned_after` s (infinite: none), back."""
         since = self._database.answering_since
         settled = since is not None and trio.current_time() - since >= SETTLING
 
