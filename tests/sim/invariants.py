@@ -228,6 +228,10 @@ class Audit:
             self.wrong(f"EV7: {what} was sent to the Core again after it was completed")
         if kind is Kind.KEYGEN and core.status_of(OPERATIONS[kind].send) is None:
             self._keygens_sent[request_id] = None
+            row = world.database.requests.get(key)
+            preparation = (Kind.PREP_KEYGEN, row.event.prep_keygen_id) if row is not None else None
+            if preparation in world.database.requests and preparation not in world.database.responses:
+                self.wrong(f"QU4: {what} was sent before the result of its preparation was stored")
         if kind is Kind.PREP_KEYGEN and request_id in core.consumed:
             self.wrong(f"QU4: preparation {what} was sent again after its keygen")
 

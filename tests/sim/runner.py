@@ -12,14 +12,16 @@ import os
 import time
 from collections.abc import Iterator
 
+from .hunt import hunt, hunt_one
+from .mutants import MUTANTS
 from .plan import Plan, draw, loads
-from .shrink import shrink
-from .simulation import Result, simulate
 
 COMMAND = "PYTHONPATH=tests .venv/bin/python -m sim"
 
 
 def _one(seed: int) -> tuple[int, str | None, int, float]:
+    from .simulation import simulate
+
     result = simulate(draw(seed))
     return seed, result.wrong, result.calls, result.seconds
 
@@ -44,6 +46,8 @@ def _run(first: int, seeds: int, processes: int, seconds: float, keep_going: boo
         f"hours, {calls} calls of ports: {len(failures)} failed"
     )
     if failures and not keep_going:
+        from .shrink import shrink
+
         seed, _ = failures[0]
         plan, wrong = shrink(draw(seed))
         print(f"the least plan that goes wrong: {wrong}\n    {COMMAND} replay --plan '{plan.dumps()}'")
@@ -59,8 +63,10 @@ def _results(seeds: range, processes: int) -> Iterator[tuple[int, str | None, in
 
 
 def _replay(plan: Plan) -> int:
+    from .simulation import simulate
+
     print(plan.dumps())
-    result: Result = simulate(plan, keep_trace=True)
+    result = simulate(plan, keep_trace=True)
     print("\n".join(result.lines or ()))
     print(f"digest {result.digest}; {result.wrong or 'nothing wrong'}")
     return 1 if result.wrong else 0
@@ -69,7 +75,8 @@ def _replay(plan: Plan) -> int:
 def main() -> int:
     """What the command line says."""
     parser = argparse.ArgumentParser(prog="sim", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("command", choices=("run", "replay", "shrink"))
+    parser.add_argument("command", choices=("run", "replay", "shrink", "mutants", "mutant"))
+    parser.add_argument("names", nargs="*", help="mutants; none: all of them")
     parser.add_argument("--seeds", type=int, default=300)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
@@ -80,9 +87,15 @@ def main() -> int:
     options = parser.parse_args()
     if options.command == "run":
         return _run(options.first, options.seeds, options.processes, options.seconds, options.keep_going)
+    if options.command == "mutants":
+        return hunt(options.names or sorted(MUTANTS), options.seeds, options.first, options.processes)
+    if options.command == "mutant":
+        return hunt_one(options.names[0], options.seeds, options.first)
     plan = options.plan or draw(options.seed)
     if options.command == "replay":
         return _replay(plan)
+    from .shrink import shrink
+
     least, wrong = shrink(plan)
     print(f"{wrong}\n    {COMMAND} replay --plan '{least.dumps()}'")
     return 1 if wrong else 0

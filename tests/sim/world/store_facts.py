@@ -2,7 +2,8 @@
 
 from kmsd.operations.kinds import Kind
 from kmsd.ports import ChainFact
-from kmsd.store.divergence import PUBLIC_DECRYPTION_FACT, value_of
+from kmsd.store.divergence import value_of
+from kmsd.store.tables import PUBLIC_DECRYPTION_FACT
 
 from .rows import Database
 
