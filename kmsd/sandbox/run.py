@@ -211,18 +211,22 @@ class Session:
         """Leaves everything running until Ctrl-C."""
         world = self._world
         rows = {
-            "Gateway chain": f"{world.gateway.url} and {world.gateway.ws_url} (chain id {world.gateway.chain_id})",
-            "host chain": f"{world.host.url} (chain id {world.host.chain_id})",
-            "buckets": world.buckets.url_of("bucket-1"),
-            "KMS Core": f"{world.core_ready['endpoint']}, control http://127.0.0.1:{world.core_ready['control_port']}",
-            "database": world.database_url,
-            "kmsd": f"http://127.0.0.1:{world.monitoring_port}/metrics and /healthz (pid {world.daemon.pid})",
+            "Gateway chain": f"{world.gateway.url} and {world.gateway.ws_url} (chain id {world.gateway.chain_id}"
+            f", pid {world.gateway.process.pid})",
+            "host chain": f"{world.host.url} (chain id {world.host.chain_id}, pid {world.host.process.pid})",
+            "buckets": f"{world.buckets.url_of('bucket-1')} (pid {world.buckets.process.pid})",
+            "KMS Core": f"{world.core_ready['endpoint']}, control http://127.0.0.1:{world.core_ready['control_port']}"
+            f" (pid {world.core.pid})",
+            "database": f"{world.database_url} (pid {world.postgres.pid})",
+            "kmsd": f"http://127.0.0.1:{world.monitoring_port}/ with /metrics and /healthz (pid {world.daemon.pid})",
             "configuration": str(world.config_file),
             "logs": str(world.folder),
             "contracts and keys": str(world.folder / "deployment.json"),
         }
         for name, where in rows.items():
             self._console.print(f"{name:20}{where}", markup=False, soft_wrap=True)
+        self._say(f"look:   kmsd status --watch --config {world.config_file}")
+        self._say("break:  kill -STOP PID of a part, or kill -9 of kmsd; repair: kill -CONT PID (docs/sandbox.md)")
         self._say("everything is left running; Ctrl-C ends it")
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
