@@ -72,10 +72,9 @@ class HttpBlobs:
         except trio.WouldBlock:
             await self._turns.acquire_on_behalf_of(turn)
         try:
-            with trio.fail_after(patience):
+            with trio.move_on_after(patience):
                 return await self._follow(url, max_bytes)
-        except trio.TooSlowError:
-            raise BlobUnavailable(BlobFault.DEADLINE, f"{patience:g} s") from None
+            raise BlobUnavailable(BlobFault.DEADLINE, f"{patience:g} s")
         finally:
             self._turns.release_on_behalf_of(turn)
 

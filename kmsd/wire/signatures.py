@@ -1,5 +1,7 @@
 """secp256k1 signatures as the chain has them: 65 bytes r ‖ s ‖ v, v 27 or 28, low s (wire/gateway.md 4)."""
 
+from functools import lru_cache
+
 import coincurve
 
 from kmsd.wire.errors import WireError
@@ -57,6 +59,7 @@ def address_of_public_key(public_key: bytes) -> bytes:
         raise WireError(f"not a SEC1 public key of secp256k1 ({len(public_key)} bytes)") from None
 
 
+@lru_cache(maxsize=4)
 def _private(private_key: bytes) -> coincurve.PrivateKey:
     if len(private_key) != 32 or not 0 < int.from_bytes(private_key, "big") < _ORDER:
         raise WireError("not a private key of secp256k1 (32 bytes, not zero, below the group's order)")
