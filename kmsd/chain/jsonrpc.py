@@ -208,6 +208,15 @@ def _object(value: Any, what: str) -> dict[str, Any]:
     return value
 
 
+def objects(value: Any) -> list[dict[str, Any]]:
+    """A list of JSON objects, empty for null."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise BadAnswer("the answer is no list")
+    return [_object(item, "item of the list") for item in value]
+
+
 def block(value: Any) -> Block | None:
     """A block of `eth_getBlockByNumber` or `eth_getBlockByHash`; None where the node has none."""
     if value is None:
@@ -276,9 +285,11 @@ def log(fields: dict[str, Any]) -> Log:
 
 def receipt(value: Any) -> Receipt | None:
     """A receipt of `eth_getTransactionReceipt`; None while the transaction is not mined."""
-    if value is None:
-        return None
-    fields = _object(value, "receipt")
+    return None if value is None else mined_receipt(_object(value, "receipt"))
+
+
+def mined_receipt(fields: dict[str, Any]) -> Receipt:
+    """The receipt in a JSON object."""
     price = fields.get("effectiveGasPrice")
     status = quantity(fields.get("status"), "receipt status")
     if status > 1:

@@ -19,6 +19,7 @@ from kmsd.ports import JournalEntry, Lease, ResponseFate, ResponseOutcome, Store
 from kmsd.sending.journal import Journal
 from kmsd.sending.preparer import FOREIGN_ALERT, Market
 from kmsd.sending.questions import BATCH, Call, Questions, Tip, Unanswered
+from kmsd.sending.receipts import Receipts
 from kmsd.sending.verdicts import Verdicts
 from kmsd.sending.works import Key, Work, Works
 from kmsd.wire.v0_11.errors import RevertReason
@@ -86,6 +87,7 @@ class Confirmer:
         self._window = window
         self._journal = journal
         self._questions = questions
+        self._receipts = Receipts(questions)
         self._market = market
         self._gas = gas
         self._verdicts = verdicts
@@ -104,6 +106,7 @@ class Confirmer:
         await self._market.see_count(tip.mined_count)
         self._metrics.set("kms_connector_tx_sender_chain_nonce", float(tip.mined_count))
         if sentinel is not None and (tip.sentinel is None or tip.sentinel.block_hash != sentinel.block_hash):
+            self._receipts.forget()
             await self._check_watched(tip.head)
         before = self._state.unmined
         self._state.mined_count = tip.mined_count
@@ -113,6 +116,7 @@ class Confirmer:
         for flight in self._state.flights.values():
             if flight.nonce >= tip.mined_count:
                 flight.missing_since = None
+        await self._receipts.look_into_blocks(tip.head, mined)
         if mined:
             await self._confirm(mined[:CONFIRM_BATCH])
         deep = self._state.deep(tip.head, FINAL_BATCH)
@@ -125,14 +129,7 @@ class Confirmer:
 
     async def _confirm(self, flights: Sequence[Flight]) -> None:
         """Settle the flights whose nonces are mined."""
-        attempts = [(flight, entry) for flight in flights for entry in flight.attempts]
-        receipts = await self._questions.receipts(
-            [entry.tx_hash for _, entry in attempts], [len(entry.raw) for _, entry in attempts]
-        )
-        found: dict[int, tuple[JournalEntry, Receipt]] = {}
-        for (flight, entry), receipt in zip(attempts, receipts, strict=True):
-            if receipt is not None:
-                found[flight.nonce] = (entry, receipt)
+        found = await self._receipts.of(flights)
         reasons = await self._reasons([pair for pair in found.values() if pair[1].status != 1])
         mined = Mined()
         for flight in flights:

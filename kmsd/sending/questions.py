@@ -1,13 +1,24 @@
 """What the sender asks the Gateway chain, typed, in batches."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import trio
 
 from kmsd.chain.fees import HISTORY_BLOCKS, REWARD_PERCENTILE, Market, market_from_history, market_from_price
-from kmsd.chain.jsonrpc import BadAnswer, Receipt, block, data, quantity, receipt, to_data, to_quantity
+from kmsd.chain.jsonrpc import (
+    BadAnswer,
+    Receipt,
+    block,
+    data,
+    mined_receipt,
+    objects,
+    quantity,
+    receipt,
+    to_data,
+    to_quantity,
+)
 from kmsd.ports import DependencyDown, Node, RpcAnswer, RpcCall, RpcError
 from kmsd.wire.reverts import find_revert_data
 from kmsd.wire.v0_11.errors import RevertReason, decode_revert
@@ -64,6 +75,16 @@ class Conditions(NamedTuple):
     block_gas_limit: int
 
 
+class BlockReceipts(NamedTuple):
+    """What whole blocks show: receipts of the transactions asked about, and how many transactions there are at all.
+
+    `total` is 0 where the node cannot tell.
+    """
+
+    ours: dict[bytes, Receipt]
+    total: int
+
+
 class Unanswered(NamedTuple):
     """A call that neither succeeded nor was reverted: the node's own error."""
 
@@ -115,6 +136,21 @@ class Questions:
         """The receipt of each transaction, None where the node knows none. `sizes`: bytes of their calldata."""
         calls = [RpcCall("eth_getTransactionReceipt", (to_data(tx_hash),)) for tx_hash in hashes]
         return await self._batches(calls, sizes, lambda answer: receipt(_plain(answer)))
+
+    async def block_receipts(self, numbers: Sequence[int], wanted: Container[bytes]) -> BlockReceipts:
+        """Receipts of the `wanted` transactions in these blocks; a block that the node cannot show counts as empty."""
+
+        def read(answers: Sequence[RpcAnswer]) -> BlockReceipts:
+            ours: dict[bytes, Receipt] = {}
+            total = 0
+            for answer in answers:
+                for fields in objects(answer.result) if answer.error is None else ():
+                    total += 1
+                    if (tx_hash := data(fields.get("transactionHash"), 32, "receipt's transaction hash")) in wanted:
+                        ours[tx_hash] = mined_receipt(fields)
+            return BlockReceipts(ours, total)
+
+        return await self._ask([RpcCall("eth_getBlockReceipts", (to_quantity(number),)) for number in numbers], read)
 
     async def estimates(self, calls: Sequence[Call]) -> list[int | RevertReason | Unanswered]:
         """Gas that each call from the wallet would use, or how it would be reverted."""
