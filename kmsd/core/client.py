@@ -122,14 +122,15 @@ class GrpcCore:
         began = trio.current_time()
         pause = line.pauses.get(facts.operation) if facts.operation is not None else None
         if pause is not None and not pause.admits(began):
-            return CoreAnswer(StatusCode.UNAVAILABLE, None, f"paused, the Core answered: {pause.reason}")
+            return CoreAnswer(StatusCode.UNAVAILABLE, None, f"paused, the Core answered: {pause.reason}", local=True)
         chunks = _chunks(request)
         if sum(map(len, chunks)) > MAX_MESSAGE:
-            return CoreAnswer(StatusCode.OUT_OF_RANGE, None, f"the request has more than {MAX_MESSAGE} bytes")
+            words = f"the request has more than {MAX_MESSAGE} bytes"
+            return CoreAnswer(StatusCode.OUT_OF_RANGE, None, words, local=True)
         raw = await line.unary(line.route.active, facts, chunks, deadline)
         self._observe(line, facts, raw, began)
         if raw.status is not StatusCode.OK:
-            return CoreAnswer(raw.status, None, raw.detail)
+            return CoreAnswer(raw.status, None, raw.detail, raw.local)
         try:
             if len(raw.reply) > LARGE:
                 message = await trio.to_thread.run_sync(decode, facts.reply, raw.reply)

@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from kmsd.core.methods import METHODS
 from kmsd.core.status import NOT_USABLE
 from kmsd.observe.health import Health
 from kmsd.observe.metrics import Metrics
@@ -19,7 +20,6 @@ from kmsd.wire.addresses import to_checksum
 log = logging.getLogger("kmsd.worker")
 
 SIGNERS_DIFFER = "signers differ"
-_LOCAL = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.UNKNOWN, StatusCode.CANCELLED})
 
 MAX_SIGNERS = 16
 """Different signers remembered; one is right, two are an alert."""
@@ -36,7 +36,7 @@ class CoreDesk:
         self._by_endpoint = {shard.endpoint: shard for shard in core.shards}
         self._signers: dict[bytes, None] = {}
         self._last_signer: dict[str, bytes] = {}
-        self._unusable: set[str] = set()
+        self._unusable: dict[str, set[CoreMethod]] = {shard.endpoint: set() for shard in core.shards}
         self.open_calls = 0
         metrics.on_read(self._publish)
 
@@ -67,12 +67,10 @@ class CoreDesk:
         self._metrics.observe("kms_connector_core_call_seconds", trio.current_time() - began, method.value)
         if answer.status is StatusCode.OK:
             self._health.ok(f"core {name}")
-        if answer.status in NOT_USABLE:
-            self._unusable.add(shard.endpoint)
-            self._health.alert(f"core unusable {name}", f"core {name} answers {method} with {words_of(answer)}")
-        elif answer.status not in _LOCAL and shard.endpoint in self._unusable:
-            self._unusable.discard(shard.endpoint)
-            self._health.clear(f"core unusable {name}")
+        operation = METHODS[method].operation
+        if operation is not None and not answer.local:
+            complaint = f"{method} with {words_of(answer)}" if answer.status in NOT_USABLE else None
+            self._judge(shard, operation, complaint)
         return answer
 
     def signed_by(self, shard: Shard, signer: bytes) -> None:
@@ -89,13 +87,24 @@ class CoreDesk:
             if len(different) > 1:
                 self._health.alert(SIGNERS_DIFFER, f"the Core's answers are signed by {' and '.join(different)}")
 
+    def _judge(self, shard: Shard, operation: CoreMethod, complaint: str | None) -> None:
+        """One operation may be unusable while the others go on: the alert is over when the last of them is."""
+        unusable, name = self._unusable[shard.endpoint], endpoint(shard.endpoint)
+        if complaint is not None:
+            unusable.add(operation)
+            self._health.alert(f"core unusable {name}", f"core {name} answers {complaint}")
+        elif operation in unusable:
+            unusable.discard(operation)
+            if not unusable:
+                self._health.clear(f"core unusable {name}")
+
     def _publish(self) -> None:
         """Gauges of the shards, at the moment when metrics are read."""
         for shard in self._core.shards:
             window, name = self._core.window(shard), endpoint(shard.endpoint)
             self._metrics.set("kms_connector_core_window", float(window.limit), name)
             self._metrics.set("kms_connector_core_in_flight", float(window.in_flight), name)
-            self._metrics.set("kms_connector_core_paused", float(shard.endpoint in self._unusable), name)
+            self._metrics.set("kms_connector_core_paused", float(bool(self._unusable[shard.endpoint])), name)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -21,7 +21,7 @@ from kmsd.wire import ids
 AT_ONCE = 1.0
 """A poll that is answered "not yet" sooner than after so many seconds did not wait at the Core."""
 QUICK_POLLS = 3
-"""Such answers in a row after which the request goes back to the queue."""
+"""Such answers in a row, or polls without any answer, after which the request goes back to the queue."""
 PATIENCE: dict[Family, float] = {Family.DECRYPTION: 600.0, Family.CEREMONY: math.inf}
 """Seconds of polling in one go; then others get their turn."""
 BUSY_PATIENCE = 30.0
@@ -45,7 +45,8 @@ async def result_of(row: Claimed, shard: Shard, tools: Tools, stored_refusal: st
         asked = trio.current_time()
         answer = await tools.core.ask(shard, operation.poll, request, deadline=tools.settings.core_poll_timeout)
         now = trio.current_time()
-        waited = now - asked >= AT_ONCE  # a Core that holds the id lets a poll wait; one that is away does not answer
+        # A Core that holds the id lets a poll wait; silence that only our side's deadline ended says nothing.
+        waited = now - asked >= AT_ONCE and not answer.local
         if is_burnt(answer.status, stored_refusal) and (waited or answer.status is StatusCode.ALREADY_EXISTS):
             raise burnt(row, shard, tools, stored_refusal)
         meaning = verdict(Phase.POLL, operation.family, answer.status)
