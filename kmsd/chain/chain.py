@@ -1,7 +1,8 @@
 """The nodes of one chain as one thing to ask: whichever node answers, answers.
 
 For questions whose answer any node may give (views, receipts, fees, sending). Reading logs is not one of them: the
-listener asks each node by itself (decisions.md 7).
+listener asks each node by itself (decisions.md 7). A node that answers nothing but errors is passed over like one that
+does not answer, unless all do so.
 """
 
 import math
@@ -16,6 +17,8 @@ from kmsd.ports import DependencyDown, Node, RpcAnswer, RpcCall
 
 T = TypeVar("T")
 
+REVERTED = 3
+"""Code of an error that says how a call was reverted."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds that a node is asked after the others once it did not answer, doubling with each time."""
 
@@ -98,28 +101,51 @@ class Chain:
         end = trio.current_time() + deadline
         order = self.order(prefer, avoid)
         downs: list[DependencyDown] = []
+        refusals: list[tuple[int, Sequence[RpcAnswer]]] = []
         for left, index in zip(range(len(order), 0, -1), order, strict=True):
             node = self._nodes[index]
             share = max(0.0, end - trio.current_time()) / left
             try:
-                result = read(await node.batch(calls, deadline=share))
+                answers = await node.batch(calls, deadline=share)
+                if _refuses_all(answers) and len(order) > 1:
+                    refusals.append((index, answers))
+                    continue
+                result = read(answers)
             except DependencyDown as down:
                 downs.append(down)
             except BadAnswer as bad:
                 downs.append(DependencyDown(f"node {node.name}", str(bad)))
             else:
                 self._faults[index], self._paused_until[index] = 0, -math.inf
+                for refusing, _ in refusals:
+                    self._pause(refusing)
                 if len(self._nodes) > 1:
                     self._health.ok(self.name)
                 return result
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._faults[index], 10))
-            self._faults[index] += 1
-            self._paused_until[index] = trio.current_time() + pause
+            self._pause(index)
+        for index, answers in refusals:  # nobody knows better: so it may be the questions
+            try:
+                return read(answers)
+            except BadAnswer as bad:
+                downs.append(DependencyDown(f"node {self._nodes[index].name}", str(bad)))
         if len(downs) == 1:
             raise downs[0]
         detail = "; ".join(f"{down.name}: {down.detail}" for down in downs)
         self._health.fault(self.name, detail)
         raise DependencyDown(self.name, detail)
+
+    def _pause(self, index: int) -> None:
+        """Ask this node after the others for a while."""
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._faults[index], 10))
+        self._faults[index] += 1
+        self._paused_until[index] = trio.current_time() + pause
+
+
+def _refuses_all(answers: Sequence[RpcAnswer]) -> bool:
+    """Every answer is an error that is no revert: so perhaps the node is not well, whatever the questions are."""
+    return bool(answers) and all(
+        answer.error is not None and answer.error.code != REVERTED and not answer.error.data for answer in answers
+    )
 
 
 def _return_data(answers: Sequence[RpcAnswer]) -> Sequence[RpcAnswer]:

@@ -57,8 +57,8 @@ class Pace:
 
 STEADY = Pace(2.0, 4.0, 30.0)
 """Retries after 2 and 8 s, then every 30: other parties' Cores wait about a minute for ours."""
-OUTAGE = Pace(2.0, 2.0, 8.0)
-"""While something that the request needs is down: it goes on within 10 s of the end of the outage, however long that
+OUTAGE = Pace(2.0, 1.5, 5.0)
+"""While something that the request needs is down: it goes on within 7 s of the end of the outage, however long that
 was."""
 SLOW = Pace(30.0, 2.0, 300.0)
 """For what most likely needs an operator."""

@@ -26,7 +26,7 @@ PUBLIC, USER = 12, 8
 """Decryptions of one round."""
 LOT = 120
 """Public decryptions that are prepared at once; user decryptions in proportion."""
-PATIENCE = 120.0
+PATIENCE = 75.0
 """Seconds after which waiting for anything is a failure."""
 POLL = 0.1
 LIMIT = 15.0

@@ -199,3 +199,35 @@ async def test_a_call_that_the_node_could_not_do_blames_no_contract() -> None:
 def test_what_is_a_revert(error: RpcError, reverted: bool) -> None:
     assert views.is_revert(RpcAnswer(None, error)) is reverted
     assert not views.is_revert(RpcAnswer("0x"))
+
+
+def _refusal(code: int = -32000, data: str | None = None) -> RpcAnswer:
+    return RpcAnswer(None, RpcError(code, "not well", data))
+
+
+@pytest.mark.guarantee("EV4")
+async def test_a_node_that_answers_nothing_but_errors_is_passed_over() -> None:
+    sick, well = ScriptedNode("sick", _refusal()), ScriptedNode("well")
+    chain, _ = _chain(sick, well)
+    for _ in range(3):
+        assert await chain.batch([CALL, CALL], deadline=1) == [RpcAnswer("0x1")] * 2
+    assert len(sick.asked) == 1  # and asked last for a while
+
+
+async def test_where_all_answer_with_errors_it_may_be_the_question(autojump_clock: trio.testing.MockClock) -> None:
+    first, second = ScriptedNode("first", _refusal(-1)), ScriptedNode("second", _refusal(-2))
+    chain, _ = _chain(first, second)
+    for _ in range(2):
+        assert await chain.batch([CALL], deadline=1) == [_refusal(-1)]
+    second.down = True
+    assert await chain.batch([CALL], deadline=1) == [_refusal(-1)]
+    alone, _ = _chain(ScriptedNode("alone", _refusal()))
+    assert await alone.batch([CALL], deadline=1) == [_refusal()]
+
+
+@pytest.mark.parametrize("answers", [[_refusal(3)], [_refusal(-32000, "0x08c379a0")], [_refusal(), RpcAnswer("0x1")]])
+async def test_a_revert_or_one_bad_question_is_an_answer(answers: list[RpcAnswer]) -> None:
+    first, second = ScriptedNode("first", answers), ScriptedNode("second")
+    chain, _ = _chain(first, second)
+    assert await chain.batch([CALL] * len(answers), deadline=1) == answers
+    assert second.asked == []
