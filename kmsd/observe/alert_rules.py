@@ -85,7 +85,7 @@ OVER_TIME: Sequence[Rule] = (
         "0m",
         "A key ceremony has not ended for an hour",
         "`kmsd list` names it, `kmsd show ID` says what it waits for. Ceremonies never fail by themselves: when the "
-        "Core's log says that it is hopeless, `kmsd fail ID`.",
+        "Core's log says that it is hopeless, `kmsd fail ID --reason '…'`.",
     ),
     Rule(
         "KmsdRestartsParts",
