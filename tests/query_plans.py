@@ -82,7 +82,6 @@ CASES: dict[str, Case | OpenRows | MayScan] = {
     "ingest_lock": Case(),
     "first_cursor": Case(f"'other', 'decryption', {_BLOCK}"),
     "move_cursor": Case(f"'main', 'decryption', {_BLOCK}, 1, '\\x01'"),
-    "add_range_end": Case(f"'main', 'decryption', {_BLOCK}"),
     "trim_range_ends": Case("'main', 'decryption'", rows=600),
     "arrive": Case(f"{_ARRIVALS}, 'main', false, 1, 16", REQUESTS, rows=16 * BATCH),
     "existing": Case(_IDS, REQUESTS),
@@ -125,7 +124,6 @@ CASES: dict[str, Case | OpenRows | MayScan] = {
     # lanes
     "try_lane_lock": Case("4711"),
     "open_lane": Case(f"{_JOURNAL}, 1"),
-    "check_lane": Case(f"{_JOURNAL}, 1"),
     "highest_nonce": Case(f"{_JOURNAL}, 1"),
     "journal_entries": Case(_JOURNAL, rows=400, buffers=1600),
     "journal_append": Case(
@@ -134,7 +132,7 @@ CASES: dict[str, Case | OpenRows | MayScan] = {
         "ARRAY['signed'], ARRAY[1.0]"
     ),
     "journal_settle": Case(
-        f"{_JOURNAL}, counters({{done}}, 16), array_fill(0, ARRAY[16]), array_fill('final'::text, ARRAY[16]), "
+        f"{_JOURNAL}, 1, counters({{done}}, 16), array_fill(0, ARRAY[16]), array_fill('final'::text, ARRAY[16]), "
         "array_fill(1::bigint, ARRAY[16]), ids(1, 1, 16), array_fill(1::smallint, ARRAY[16]), " + _NOTHING
     ),
     # operator
@@ -188,6 +186,7 @@ CASES: dict[str, Case | OpenRows | MayScan] = {
     "load_requests": Case(_IDS, REQUESTS),
     "sent": Case(f"{_LEASED}, {_OWNERS}, {_TEXT}, {_TRUE}", REQUESTS),
     "finished": Case(f"{_LEASED}, {_OWNERS}, {_NOTHING}", REQUESTS, rows=16 * BATCH),
+    "completed": Case(_LEASED, REQUESTS),
     "try_again": Case(
         f"{_LEASED}, {_OWNERS}, {_ZERO}, {_TEXT}, {_TRUE}, {_TRUE}, {_TRUE}, {_NOTHING}, {_NOTHING}", REQUESTS
     ),
@@ -213,7 +212,6 @@ CASES: dict[str, Case | OpenRows | MayScan] = {
         rows=24 * BATCH,
         buffers=120 * BATCH,
     ),
-    "compare_decryptions": Case("ids(1, {done}, 16)", rows=8 * BATCH),
     "claim_responses": Case("1, 16", RESPONSES, rows=8 * BATCH),
     "load_responses": Case(_IDS, RESPONSES),
     "lease_responses": Case(f"{_IDS}, 1", RESPONSES),

@@ -3,18 +3,16 @@
 A Core with a wrong key gives a signed, wrong plaintext without any error; the chain can show it.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from kmsd.operations.kinds import Kind
 from kmsd.ports import ChainFact
 from kmsd.store.connections import Session
 from kmsd.store.sql import query
-from kmsd.store.tables import KEY_TYPES
+from kmsd.store.tables import KEY_TYPES, PUBLIC_DECRYPTION_FACT
 from kmsd.wire.ids import from_db, to_db
 from kmsd.wire.v0_11.structs import KeyType
 
-PUBLIC_DECRYPTION_FACT = "PublicDecryptionResponse"
 _FACT_OF = {Kind.KEYGEN: "ActivateKey", Kind.CRSGEN: "ActivateCrs"}
 _KIND_OF = {name: kind for kind, name in _FACT_OF.items()}
 _TYPE_BYTES = {text: bytes([value]) for value, text in KEY_TYPES.items()}
@@ -30,12 +28,6 @@ def value_of(fact: ChainFact) -> bytes:
     if fact.name == "ActivateCrs":
         return bytes(event.crs_digest)
     return _digests((KEY_TYPES[KeyType(key_type)], digest) for key_type, digest in event.key_digests)
-
-
-async def compare_decryptions(session: Session, ids: Sequence[bytes]) -> list[Key]:
-    """Compare new answers with agreed results that came first; those that differ."""
-    rows = await session.fetch(query("compare_decryptions"), ids)
-    return [(Kind.PUBLIC_DECRYPTION, from_db(row["id"])) for row in rows]
 
 
 async def compare_ceremony(session: Session, kind: Kind, key: bytes) -> list[Key]:

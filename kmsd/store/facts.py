@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from kmsd.operations.kinds import Kind
 from kmsd.ports import ChainFact
 from kmsd.store.connections import Session
-from kmsd.store.divergence import PUBLIC_DECRYPTION_FACT, compare_fact, value_of
+from kmsd.store.divergence import compare_fact, value_of
 from kmsd.store.keys import activate
 from kmsd.store.recording import Tally
 from kmsd.store.sql import query
+from kmsd.store.tables import PUBLIC_DECRYPTION_FACT
 from kmsd.wire.ids import from_db, to_db
 
 _OBJECTS = {"ActivateKey": "key", "ActivateCrs": "crs"}

@@ -16,19 +16,21 @@ from kmsd.ports import (
     StoredRef,
 )
 from kmsd.store.connections import Session
-from kmsd.store.divergence import PUBLIC_DECRYPTION_FACT
 from kmsd.store.facts import record_facts
 from kmsd.store.part import Part, by_kind
 from kmsd.store.queue import MAX_WORDS
 from kmsd.store.recording import Tally, event_of, keep_withdrawn, record_arrivals
 from kmsd.store.sql import query
-from kmsd.store.tables import request_query
+from kmsd.store.tables import PUBLIC_DECRYPTION_FACT, request_query
 from kmsd.wire.ids import from_db, to_db
 
 FACTS = {
     Stream.DECRYPTION: [PUBLIC_DECRYPTION_FACT],
     Stream.KEY_MANAGEMENT: ["ActivateKey", "ActivateCrs"],
 }
+
+TRIM_BLOCKS = 64
+"""Blocks after which range ends that are no longer needed are taken away."""
 
 
 class Ingest(Part):
@@ -56,7 +58,6 @@ class Ingest(Part):
         """Rows, quarantine, facts, cursor and hand-over leases of one range, all or nothing."""
 
         async def work(session: Session) -> Tally | None:
-            await session.fetch(query("ingest_lock"))
             if not await _move_cursor(session, record.node, record.stream, record.expected, record.end):
                 return None
             tally = Tally()
@@ -66,10 +67,8 @@ class Ingest(Part):
             for bad in record.quarantined:
                 await _quarantine_log(session, bad)
             await record_facts(session, record.facts, tally)
-            await session.fetch(
-                query("add_range_end"), record.node, record.stream.value, record.end.number, record.end.hash
-            )
-            await session.fetch(query("trim_range_ends"), record.node, record.stream.value)
+            if _is_time_to_trim(record):
+                await session.fetch(query("trim_range_ends"), record.node, record.stream.value)
             failpoint("store.range_written")
             return tally
 
@@ -134,6 +133,11 @@ def _ref(rows: Sequence[Any]) -> BlockRef | None:
 def _once_each(arrivals: Sequence[Arrival]) -> list[Arrival]:
     """Without repetitions of one log; two requests of one id in one range stay, in their order."""
     return list({(one.kind, one.block_hash, one.log_index): one for one in arrivals}.values())
+
+
+def _is_time_to_trim(record: RangeRecord) -> bool:
+    """Old range ends are taken away once in so many blocks: doing so reads all that are kept."""
+    return record.expected is None or record.expected.number // TRIM_BLOCKS != record.end.number // TRIM_BLOCKS
 
 
 async def _move_cursor(session: Session, node: str, stream: Stream, expected: BlockRef | None, to: BlockRef) -> bool:

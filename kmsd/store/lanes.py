@@ -108,25 +108,31 @@ class PostgresLane:
         async with self._turn:
             with self._watched():
                 await self._session.refresh()
+                if not outcomes:
+                    await self._write(entries)
+                    return []
                 await self._session.execute("BEGIN")
-                if await self._session.value(query("check_lane"), *self._lane, self._epoch) is None:
-                    await self._session.execute("ROLLBACK")
-                    raise LaneLost("a newer tenure has the lane")
-                if entries:
-                    await self._session.fetch(
-                        query("journal_settle"),
-                        *self._lane,
-                        [entry.nonce for entry in entries],
-                        [entry.attempt for entry in entries],
-                        [entry.state.value for entry in entries],
-                        [entry.block_number for entry in entries],
-                        [entry.block_hash for entry in entries],
-                        [entry.receipt_status for entry in entries],
-                        [entry.error[:MAX_WORDS] if entry.error is not None else None for entry in entries],
-                    )
+                await self._write(entries)
                 applied = await settle(self._session, outcomes)
                 await self._session.execute("COMMIT")
         return applied
+
+    async def _write(self, entries: Sequence[JournalEntry]) -> None:
+        """Write states of entries, of none too: the statement holds the lane or finds it gone."""
+        written = await self._session.value(
+            query("journal_settle"),
+            *self._lane,
+            self._epoch,
+            [entry.nonce for entry in entries],
+            [entry.attempt for entry in entries],
+            [entry.state.value for entry in entries],
+            [entry.block_number for entry in entries],
+            [entry.block_hash for entry in entries],
+            [entry.receipt_status for entry in entries],
+            [entry.error[:MAX_WORDS] if entry.error is not None else None for entry in entries],
+        )
+        if written is None:
+            raise LaneLost("a newer tenure has the lane")
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -136,8 +142,6 @@ class PostgresLane:
         try:
             with self._database.faults(), trio.fail_after(self._database.statement_timeout):
                 yield
-        except LaneLost:
-            raise
         except BaseException:
             self._database.cut(self._session)
             raise

@@ -1,13 +1,15 @@
 """The worker's verbs: claims and transitions of requests (QU1, QU2, QU5 to QU8)."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
+
+import asyncpg
 
 from kmsd.operations.kinds import Kind
 from kmsd.operations.table import CEREMONIES
 from kmsd.ports import Claimed, Failed, Finished, Lease, RejectedResult, Sent, TryAgain
-from kmsd.store.connections import Session
+from kmsd.store.connections import Database, Session
 from kmsd.store.part import Part, by_kind, mark
 from kmsd.store.sql import query
 from kmsd.store.tables import REQUEST_TABLES, Row, request_query
@@ -91,7 +93,9 @@ class Queue(Part):
 
     async def finished(self, items: Sequence[Finished]) -> Sequence[bool]:
         """Complete without a response; True also for what is completed already."""
-        return await self._transition("finished", items, lambda part: ([item.note for item in part],))
+        return await self._transition(
+            "finished", items, lambda part: ([item.note for item in part],), or_completed=True
+        )
 
     async def try_again(self, items: Sequence[TryAgain]) -> Sequence[bool]:
         """Back to pending, due after each item's delay."""
@@ -138,28 +142,73 @@ class Queue(Part):
         *,
         taken: Callable[[Item], bool] = lambda item: False,
         ended: bool = True,
+        or_completed: bool = False,
     ) -> Sequence[bool]:
-        """One statement for each kind among `items`. `taken`: the Core has what the item was about."""
-        grouped = by_kind(items, lambda item: item.lease.kind)
+        """One statement for each kind among `items`. `taken`: the Core has what the item was about; `or_completed`:
+        True also for rows that are completed already."""
+        applied = [False] * len(items)
+        for kind, indexes in by_kind(items, lambda item: item.lease.kind).items():
+            part: list[Item] = [items[index] for index in indexes]
+            leases = [item.lease for item in part]
+            arguments = ([to_db(lease.id) for lease in leases], [lease.owner for lease in leases], *columns(part))
+            rows = await transition(self._database, verb, kind, request_query(verb, kind), arguments)
+            late = mark(applied, indexes, rows)
+            if late:
+                await after_late(
+                    self._database,
+                    kind,
+                    [items[index].lease for index in late],
+                    [taken(items[index]) for index in late],
+                    ended=ended,
+                )
+            if late and or_completed:
+                ids = [to_db(items[index].lease.id) for index in late]
+                mark(applied, late, await self._database.single(verb, request_query("completed", kind), ids))
+        return applied
 
-        async def work(session: Session) -> list[bool]:
-            applied = [False] * len(items)
-            for kind, indexes in grouped.items():
-                part = [items[index] for index in indexes]
-                ids = [to_db(item.lease.id) for item in part]
-                owners = [item.lease.owner for item in part]
-                rows = await session.fetch(request_query(verb, kind), ids, owners, *columns(part))
-                late = mark(applied, indexes, rows)
-                if late:
-                    leases = [items[index].lease for index in late]
-                    await end_stale(session, kind, leases, [taken(items[index]) for index in late], ended=ended)
-                if kind in CEREMONIES:
-                    await session.fetch(query("free_slots"), ids, owners, kind.value)
-            return applied
 
-        if not items:
-            return []
-        return await self._database.run(verb, work)
+async def transition(
+    database: Database,
+    verb: str,
+    kind: Kind,
+    sql: str,
+    arguments: Sequence[Any],
+    *,
+    then: Callable[[Session], Awaitable[None]] | None = None,
+) -> Sequence[asyncpg.Record]:
+    """One statement over leases (ids and owners come first), which is a transaction of its own; one that moves
+    ceremonies frees their slots in the same transaction, and does what is to be done `then`."""
+    if kind not in CEREMONIES:
+        return await database.single(verb, sql, *arguments)
+
+    async def work(session: Session) -> Sequence[asyncpg.Record]:
+        rows = await session.fetch(sql, *arguments)
+        await session.fetch(query("free_slots"), *arguments[:2], kind.value)
+        if then is not None:
+            await then(session)
+        return rows
+
+    return await database.run(verb, work)
+
+
+async def after_late(
+    database: Database, kind: Kind, leases: Sequence[Lease], taken: Sequence[bool], *, ended: bool = True
+) -> None:
+    """Late tasks may have worked on an earlier meaning of their id: the present one is due once they have ended.
+
+    What a crash leaves undone here is done when their owner is found dead.
+    """
+    ids = [to_db(lease.id) for lease in leases]
+    owners = [lease.owner for lease in leases]
+
+    async def work(session: Session) -> None:
+        await session.fetch(
+            request_query("end_stale", kind), ids, owners, list(taken), [ended] * len(ids), EARLIER_MEANING
+        )
+        if ended:
+            await session.fetch(query("end_stale_withdrawn"), ids, owners, kind.value)
+
+    await database.run("end_stale", work)
 
 
 def _due(row: Row) -> tuple[float, float]:
@@ -171,14 +220,3 @@ async def quarantine(session: Session, kind: Kind, owner: int, bad: Sequence[tup
     for key, words in bad:
         log.error("%s row %s: %s; it is in quarantine", kind.value, key.hex(), words)
         await session.fetch(request_query("quarantine_row", kind), key, owner, words[:MAX_WORDS])
-
-
-async def end_stale(
-    session: Session, kind: Kind, leases: Sequence[Lease], taken: Sequence[bool], *, ended: bool
-) -> None:
-    """Late tasks may have worked on an earlier meaning of their id: the present one is due once they have ended."""
-    ids = [to_db(lease.id) for lease in leases]
-    owners = [lease.owner for lease in leases]
-    await session.fetch(request_query("end_stale", kind), ids, owners, list(taken), [ended] * len(ids), EARLIER_MEANING)
-    if ended:
-        await session.fetch(query("end_stale_withdrawn"), ids, owners, kind.value)

@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from kmsd.operations.kinds import Kind
-from kmsd.operations.table import CEREMONIES
 from kmsd.ports import Answered, ClaimedResponse, ResponseFate, ResponseOutcome
 from kmsd.store.connections import Session
-from kmsd.store.divergence import compare_ceremony, compare_decryptions
+from kmsd.store.divergence import compare_ceremony
 from kmsd.store.part import Part, by_kind, mark
-from kmsd.store.queue import MAX_WORDS, end_stale
+from kmsd.store.queue import MAX_WORDS, after_late, transition
 from kmsd.store.recording import event_of
-from kmsd.store.sql import query
 from kmsd.store.tables import RESPONSE_TABLES, Row, request_query, response_query
 from kmsd.wire.errors import WireError
 from kmsd.wire.ids import from_db, to_db
@@ -27,41 +25,40 @@ class Responses(Part):
 
     async def answered(self, items: Sequence[Answered]) -> Sequence[bool]:
         """Store responses and complete their requests; True also for a request that is completed already."""
-        grouped = by_kind(items, lambda item: item.lease.kind)
-
-        async def work(session: Session) -> tuple[list[bool], list[Key]]:
-            applied = [False] * len(items)
-            diverging: list[Key] = []
-            for kind, indexes in grouped.items():
-                part = [items[index] for index in indexes]
-                ids = [to_db(item.lease.id) for item in part]
-                owners = [item.lease.owner for item in part]
-                table = RESPONSE_TABLES[kind]
-                rows = await session.fetch(
-                    response_query("answered", kind),
-                    ids,
-                    owners,
-                    [table.encode(item.fields) for item in part],
-                    [item.otlp_context for item in part],
-                    [item.created_at for item in part],
-                    [item.note for item in part],
-                )
-                late = mark(applied, indexes, rows)
-                if late:
-                    await end_stale(session, kind, [items[i].lease for i in late], [True] * len(late), ended=True)
-                if kind is Kind.PUBLIC_DECRYPTION:
-                    diverging += await compare_decryptions(session, ids)
-                elif kind in CEREMONIES:
-                    await session.fetch(query("free_slots"), ids, owners, kind.value)
-                    for key in ids:
-                        diverging += await compare_ceremony(session, kind, key)
-            return applied, diverging
-
-        if not items:
-            return []
-        applied, diverging = await self._database.run("answered", work)
-        self._database.diverging(diverging)
+        applied = [False] * len(items)
+        for kind, indexes in by_kind(items, lambda item: item.lease.kind).items():
+            part = [items[index] for index in indexes]
+            late = mark(applied, indexes, await self._store_answers(kind, part))
+            if late:
+                leases = [items[index].lease for index in late]
+                await after_late(self._database, kind, leases, [True] * len(late))
+                keys = [to_db(lease.id) for lease in leases]
+                mark(applied, late, await self._database.single("answered", request_query("completed", kind), keys))
         return applied
+
+    async def _store_answers(self, kind: Kind, items: Sequence[Answered]) -> Sequence[Row]:
+        """The rows that say which applied; where ours differ from what the committee agreed on, that is said."""
+        diverging: list[Key] = []
+        ids = [to_db(item.lease.id) for item in items]
+
+        async def compare(session: Session) -> None:
+            diverging.clear()
+            for key in ids:
+                diverging.extend(await compare_ceremony(session, kind, key))
+
+        arguments = (
+            ids,
+            [item.lease.owner for item in items],
+            [RESPONSE_TABLES[kind].encode(item.fields) for item in items],
+            [item.otlp_context for item in items],
+            [item.created_at for item in items],
+            [item.note for item in items],
+        )
+        sql = response_query("answered", kind)
+        rows = await transition(self._database, "answered", kind, sql, arguments, then=compare)
+        diverging += [(kind, from_db(row["diverging"])) for row in rows if row["diverging"] is not None]
+        self._database.diverging(diverging)
+        return [row for row in rows if row["ord"] is not None]
 
     async def claim_responses(self, kind: Kind, owner: int, limit: int) -> Sequence[ClaimedResponse]:
         """Lease up to `limit` due responses of `kind`, longest due first."""

@@ -25,6 +25,9 @@ class Row(Protocol):
     def __getitem__(self, name: str, /) -> Any: ...
 
 
+PUBLIC_DECRYPTION_FACT = "PublicDecryptionResponse"
+"""The consensus event of a public decryption."""
+
 PARAMS = {ParamsType.DEFAULT: "Default", ParamsType.TEST: "Test"}
 KEY_TYPES = {KeyType.SERVER: "Server", KeyType.PUBLIC: "Public"}
 _PARAMS_BACK: dict[str, int] = {text: int(value) for value, text in PARAMS.items()}
@@ -230,6 +233,9 @@ def _values(
         "id": operation.id_column,
         "kind": kind.value,
         "carrier": f"kmsd_{kind.value}_{carrier}",
+        # The fact that a response must agree with, where it is compared as it is stored; ceremonies are few.
+        "fact": PUBLIC_DECRYPTION_FACT if kind is Kind.PUBLIC_DECRYPTION else "",
+        "fact_column": "decrypted_result" if kind is Kind.PUBLIC_DECRYPTION else "signature",
         "fields,": "".join(f"{name}, " for name in fields),
         "columns,": "".join(f"{name}, " for name in columns),
         "r.columns,": "".join(f"r.{name}, " for name in columns),

@@ -20,17 +20,30 @@ WHERE node = $1 AND stream = $2 ORDER BY block_number DESC LIMIT 256
 SELECT pg_advisory_xact_lock_shared(hashtextextended('kmsd/retention', 0))
 
 -- name: first_cursor
-INSERT INTO kmsd_cursors (node, stream, block_number, block_hash) VALUES ($1, $2, $3, $4)
-ON CONFLICT DO NOTHING RETURNING 1
+-- As move_cursor, where there was none.
+WITH held AS MATERIALIZED (
+    SELECT pg_advisory_xact_lock_shared(hashtextextended('kmsd/retention', 0))
+), moved AS (
+    INSERT INTO kmsd_cursors (node, stream, block_number, block_hash) SELECT $1, $2, $3::bigint, $4::bytea FROM held
+    ON CONFLICT DO NOTHING RETURNING node, stream, block_number, block_hash
+)
+INSERT INTO kmsd_range_ends (node, stream, block_number, block_hash) SELECT * FROM moved
+ON CONFLICT (node, stream, block_number) DO UPDATE SET block_hash = EXCLUDED.block_hash
+RETURNING 1
 
 -- name: move_cursor
--- From block $5 with hash $6; nothing when another daemon has moved it.
-UPDATE kmsd_cursors SET block_number = $3, block_hash = $4, updated_at = now()
-WHERE node = $1 AND stream = $2 AND block_number = $5 AND block_hash = $6 RETURNING 1
-
--- name: add_range_end
-INSERT INTO kmsd_range_ends (node, stream, block_number, block_hash) VALUES ($1, $2, $3, $4)
+-- From block $5 with hash $6 to $3 with $4, which becomes the end of a range; nothing when another daemon has moved it.
+-- Begins with the lock of ingest_lock, so that what is inserted after it in this transaction is under that lock.
+WITH held AS MATERIALIZED (
+    SELECT pg_advisory_xact_lock_shared(hashtextextended('kmsd/retention', 0))
+), moved AS (
+    UPDATE kmsd_cursors c SET block_number = $3, block_hash = $4, updated_at = now() FROM held
+    WHERE c.node = $1 AND c.stream = $2 AND c.block_number = $5 AND c.block_hash = $6
+    RETURNING c.node, c.stream, c.block_number, c.block_hash
+)
+INSERT INTO kmsd_range_ends (node, stream, block_number, block_hash) SELECT * FROM moved
 ON CONFLICT (node, stream, block_number) DO UPDATE SET block_hash = EXCLUDED.block_hash
+RETURNING 1
 
 -- name: trim_range_ends
 DELETE FROM kmsd_range_ends WHERE node = $1 AND stream = $2 AND block_number < (

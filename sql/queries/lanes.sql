@@ -8,9 +8,6 @@ INSERT INTO kmsd_lanes AS l (chain_id, wallet, epoch, owner) VALUES ($1, $2, 1, 
 ON CONFLICT (chain_id, wallet) DO UPDATE SET epoch = l.epoch + 1, owner = EXCLUDED.owner, taken_at = now()
 RETURNING epoch
 
--- name: check_lane
-SELECT 1 FROM kmsd_lanes WHERE chain_id = $1 AND wallet = $2 AND epoch = $3 FOR UPDATE
-
 -- name: highest_nonce
 SELECT highest_nonce FROM kmsd_lanes WHERE chain_id = $1 AND wallet = $2 AND epoch = $3
 
@@ -43,16 +40,22 @@ FROM lane, unnest(
 RETURNING 1
 
 -- name: journal_settle
-UPDATE kmsd_transactions t SET
-    state = i.state, block_number = i.block_number, block_hash = i.block_hash, receipt_status = i.receipt_status,
-    error = i.error, updated_at = now(),
-    raw = CASE WHEN i.state IN ('final', 'dropped') THEN ''::bytea ELSE t.raw END
-FROM unnest($3::bigint[], $4::int[], $5::text[], $6::bigint[], $7::bytea[], $8::smallint[], $9::text[])
-    AS i (nonce, attempt, state, block_number, block_hash, receipt_status, error)
-CROSS JOIN LATERAL (
-    -- one look-up for each entry; as a plain join the plan made on an empty table reads the wallet's whole journal
-    SELECT e.ctid FROM kmsd_transactions e
-    WHERE e.chain_id = $1 AND e.wallet = $2 AND e.nonce = i.nonce AND e.attempt = i.attempt
-    LIMIT 1
-) AS entry
-WHERE t.ctid = entry.ctid
+-- Holds the lane until the end of the transaction; no row when a newer tenure has it, and then nothing is written.
+WITH lane AS MATERIALIZED (
+    SELECT chain_id, wallet FROM kmsd_lanes WHERE chain_id = $1 AND wallet = $2 AND epoch = $3 FOR UPDATE
+), written AS (
+    UPDATE kmsd_transactions t SET
+        state = i.state, block_number = i.block_number, block_hash = i.block_hash, receipt_status = i.receipt_status,
+        error = i.error, updated_at = now(),
+        raw = CASE WHEN i.state IN ('final', 'dropped') THEN ''::bytea ELSE t.raw END
+    FROM lane CROSS JOIN unnest($4::bigint[], $5::int[], $6::text[], $7::bigint[], $8::bytea[], $9::smallint[], $10::text[])
+        AS i (nonce, attempt, state, block_number, block_hash, receipt_status, error)
+    CROSS JOIN LATERAL (
+        -- one look-up for each entry; as a plain join the plan made on an empty table reads the wallet's whole journal
+        SELECT e.ctid FROM kmsd_transactions e
+        WHERE e.chain_id = lane.chain_id AND e.wallet = lane.wallet AND e.nonce = i.nonce AND e.attempt = i.attempt
+        LIMIT 1
+    ) AS entry
+    WHERE t.ctid = entry.ctid
+)
+SELECT 1 FROM lane

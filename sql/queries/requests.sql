@@ -55,20 +55,18 @@ RETURNING i.ord
 
 -- name: finished
 -- A verified end completes whatever the row's state, unless the id means another request by now.
-WITH items AS (
-    SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::text[]) WITH ORDINALITY AS i (id, owner, note, ord)
-), done AS (
-    UPDATE {{table}} r SET status = 'completed', lease_owner = NULL, note = coalesce(i.note, r.note)
-    FROM items i
-    WHERE r.{{id}} = i.id AND (
-        (r.status::text = 'under_process' AND r.lease_owner = i.owner)
-        OR (r.status::text IN ('pending', 'under_process', 'failed') AND i.owner > r.content_epoch)
-    )
-    RETURNING i.ord
+UPDATE {{table}} r SET status = 'completed', lease_owner = NULL, note = coalesce(i.note, r.note)
+FROM unnest($1::bytea[], $2::bigint[], $3::text[]) WITH ORDINALITY AS i (id, owner, note, ord)
+WHERE r.{{id}} = i.id AND (
+    (r.status::text = 'under_process' AND r.lease_owner = i.owner)
+    OR (r.status::text IN ('pending', 'under_process', 'failed') AND i.owner > r.content_epoch)
 )
-SELECT ord FROM done
-UNION ALL
-SELECT i.ord FROM items i JOIN {{table}} r ON r.{{id}} = i.id WHERE r.status::text = 'completed'
+RETURNING i.ord
+
+-- name: completed
+-- Which of these are completed: what a success that changed nothing asks.
+SELECT i.ord FROM unnest($1::bytea[]) WITH ORDINALITY AS i (id, ord) JOIN {{table}} r ON r.{{id}} = i.id
+WHERE r.status::text = 'completed'
 
 -- name: try_again
 UPDATE {{table}} r SET

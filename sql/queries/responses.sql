@@ -3,7 +3,8 @@
 -- name: answered
 -- $1 ids, $2 owners, $3 answers, $4 traces, $5 instants, $6 notes. Whatever was there before, the request is completed
 -- (QU6); a response that is there stays, unless it has failed. Nothing is stored for an id that means another request
--- by now, or for a request that is gone.
+-- by now, or for a request that is gone. What the committee agreed on before our answer came is compared and forgotten;
+-- `diverging` are ids for which it differs. OFFSET 0 as in end_stale_withdrawn.
 WITH items AS MATERIALIZED (
     SELECT * FROM unnest($1::bytea[], $2::bigint[], $4::bytea[], $5::float8[], $6::text[], $3::{{carrier}}[])
         WITH ORDINALITY AS i (request_id, owner, otlp_context, created_at, note, {{fields,}} ord)
@@ -23,26 +24,20 @@ WITH items AS MATERIALIZED (
         {{set excluded columns,}} otlp_context = EXCLUDED.otlp_context, status = 'pending', lease_owner = NULL,
         next_attempt_at = now(), budget_started_at = now(), attempts = 0, error_counter = 0, last_error = NULL
     WHERE r.status = 'failed'
-)
-SELECT ord FROM done
-UNION ALL
-SELECT i.ord FROM items i JOIN {{request_table}} r ON r.{{id}} = i.request_id WHERE r.status::text = 'completed'
-
--- name: compare_decryptions
--- Agreed results that came before our answers ($1): forgotten when equal, kept as divergences when not.
-WITH facts AS (
-    -- OFFSET 0 keeps the name with the batch: as a condition on the table it would invite to read all of that name.
+), agreed AS (
     DELETE FROM kmsd_chain_facts f
-    USING (SELECT 'PublicDecryptionResponse' AS name, id FROM unnest($1::bytea[]) AS b (id) OFFSET 0) AS i
-    WHERE f.name = i.name AND f.id = i.id
-    RETURNING f.id, f.value, f.block_number
+    USING (SELECT '{{fact}}' AS name, i.* FROM done JOIN items i USING (ord) OFFSET 0) AS i
+    WHERE '{{fact}}' <> '' AND f.id = i.request_id AND f.name = i.name
+    RETURNING f.id, i.{{fact_column}} AS ours, f.value AS theirs, f.block_number
+), diverging AS (
+    INSERT INTO kmsd_divergences (kind, id, ours, theirs, block_number)
+    SELECT '{{kind}}', * FROM agreed WHERE ours <> theirs
+    ON CONFLICT DO NOTHING
+    RETURNING id
 )
-INSERT INTO kmsd_divergences (kind, id, ours, theirs, block_number)
-SELECT 'public_decryption', f.id, r.decrypted_result, f.value, f.block_number
-FROM facts f JOIN public_decryption_responses r ON r.decryption_id = f.id
-WHERE r.decrypted_result <> f.value
-ON CONFLICT DO NOTHING
-RETURNING id
+SELECT ord, NULL::bytea AS diverging FROM done
+UNION ALL
+SELECT NULL, id FROM diverging
 
 -- name: claim_responses
 WITH due AS MATERIALIZED (

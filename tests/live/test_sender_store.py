@@ -13,7 +13,6 @@ from kmsd.ownership import Ownership
 from kmsd.sandbox.postgres import Postgres
 from kmsd.store.migrations import migrate
 from kmsd.store.postgres import PostgresStore, open_store
-from kmsd.store.sql import query
 
 
 @asynccontextmanager
@@ -104,20 +103,3 @@ async def test_cut_connections_cost_time_only(
         assert rows.ask("SELECT count(*) FROM kmsd_transactions") == "300"
     finally:
         gateway.anvil.call("evm_setIntervalMining", 0)
-
-
-async def test_settling_looks_up_each_entry_whatever_the_size_of_the_journal(
-    postgres_server: Postgres, empty_database_url: str
-) -> None:
-    """Plans are made while tables are empty; one that reads the wallet's whole journal costs seconds later."""
-    async with opened(empty_database_url):
-        pass
-    rows = Rows(postgres_server, empty_database_url)
-    plan = rows.ask(
-        "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan;"
-        f" EXPLAIN (GENERIC_PLAN) {query('journal_settle')}"
-    )
-    conditions = [line for line in plan.splitlines() if "Index Cond" in line]
-    assert conditions, plan
-    assert all("nonce = i.nonce" in line and "attempt = i.attempt" in line for line in conditions), plan
-    assert "Join Filter" not in plan
