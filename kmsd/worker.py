@@ -133,7 +133,7 @@ class Worker:
     def _tell(self, row: Claimed, outcome: Outcome, reason: Reason | None, applied: bool, seconds: float) -> None:
         """After the commit: wake who goes on with it, count it, write one line."""
         tools, operation = self._tools, OPERATIONS[row.kind]
-        facts = _facts(row) | {"seconds": round(seconds, 3)}
+        facts = _facts(row) | {"chain": tools.settings.gateway_chain_id, "seconds": round(seconds, 3)}
         if not applied:
             log.warning("the end of a try came too late: the row is no longer ours", extra=facts)
             return

@@ -42,7 +42,7 @@ DECRYPTION_EVENTS = tuple(OPERATIONS[kind].label for kind in DECRYPTIONS)
 RESPONSE_TYPES = tuple(op.response.label for op in OPERATIONS.values() if op.response is not None)
 DECRYPTION_RESPONSES = tuple(f"{kind.value}_response" for kind in DECRYPTIONS)
 
-STAGES = ("check", "fetch", "send", "await", "store", "sign", "broadcast", "confirm")
+STAGES = ("check", "fetch", "send", "await", "store", "sign", "confirm")
 """What an operation can be in the middle of, in the order in which it passes them."""
 
 REASONS = (

@@ -180,6 +180,8 @@ class Confirmer:
             mined.end(work, self._verdicts.again(work, flight.refused or "its nonce was filled", reason="gateway"))
         elif receipt.status == 1:
             mined.end(work, self._verdicts.completed(work, entry.tx_hash))
+            seconds = max(0.0, self._time.now() - entry.signed_at)
+            self._metrics.observe("kms_connector_stage_seconds", seconds, "confirm", work.response.kind.value)
         elif isinstance(reason, RevertReason):
             self._gas.forget(work.response.kind, len(work.calldata))
             mined.end(work, self._verdicts.after(work, reason, mined=True))

@@ -141,6 +141,7 @@ class Preparer:
             ]
             entries = await self._journal.sign(drafts)
             self._state.add(entries)
+            self._verdicts.signed(works[: len(entries)])
             if self._traces.on:
                 for work, entry in zip(works, entries, strict=False):
                     self._trace(work, entry)

@@ -24,7 +24,6 @@ from kmsd.sending.signers import signer_of
 from kmsd.sending.works import Key, Work
 from kmsd.wire.addresses import ZERO_ADDRESS
 from kmsd.wire.errors import WireError
-from kmsd.wire.ids import short
 from kmsd.wire.v0_11.errors import RevertClass, RevertReason
 from kmsd.wire.v0_11.views import GET_KMS_NODE
 
@@ -95,7 +94,7 @@ class Verdicts:
             return ResponseOutcome(self._lease(work), ResponseFate.PENDING, decision.words, delay=self._gate.trial_in)
         if decision.next is Next.COMPLETE:
             self.accepted()
-            log.info("response %s: %s", short(work.response.id), decision.words)
+            log.info("accepted", extra=self.facts(work) | {"words": decision.words})
             return ResponseOutcome(self._lease(work), ResponseFate.COMPLETED, decision.words)
         if decision.next is Next.FAIL:
             return self._fail(work, decision.words)
@@ -109,10 +108,10 @@ class Verdicts:
         if fate is ResponseFate.FAILED:
             words = f"time budget spent; {words}"
             self._metrics.inc("kms_connector_failures", response.kind.value, "time budget")
-            log.error("response %s failed: %s", short(response.id), words)
+            log.error("response failed", extra=self.facts(work) | {"words": words})
             return ResponseOutcome(self._lease(work), fate, words, counted=True)
         self._metrics.inc("kms_connector_retries", response.kind.value, reason)
-        log.warning("response %s is tried again in %.0f s: %s", short(response.id), delay, words)
+        log.warning("response to be sent again", extra=self.facts(work) | {"delay": round(delay, 1), "words": words})
         return ResponseOutcome(self._lease(work), fate, words, delay=delay, counted=True)
 
     def failed(self, work: Work, words: str) -> ResponseOutcome:
@@ -120,10 +119,26 @@ class Verdicts:
         self._count_error(work)
         return self._fail(work, words)
 
+    def signed(self, works: Sequence[Work]) -> None:
+        """Their transactions are journaled: time the stage that ends with that."""
+        for work in works:
+            seconds = trio.current_time() - work.since
+            self._metrics.observe("kms_connector_stage_seconds", seconds, "sign", work.response.kind.value)
+
     def completed(self, work: Work, tx_hash: bytes) -> ResponseOutcome:
         """Mined with status 1."""
         self.accepted()
+        log.info("accepted", extra=self.facts(work) | {"tx": f"0x{tx_hash.hex()}"})
         return ResponseOutcome(self._lease(work), ResponseFate.COMPLETED, tx_hash=tx_hash)
+
+    def facts(self, work: Work) -> dict[str, object]:
+        """Which response a line of the log is about, its try, and the seconds since it was taken up."""
+        return {
+            **work.facts,
+            "chain": self._settings.gateway_chain_id,
+            "attempt": work.response.attempts,
+            "seconds": round(trio.current_time() - work.since, 3),
+        }
 
     def accepted(self) -> None:
         """A response of ours was accepted: registration is right."""
@@ -132,7 +147,7 @@ class Verdicts:
     def _fail(self, work: Work, words: str) -> ResponseOutcome:
         response = work.response
         self._metrics.inc("kms_connector_failures", response.kind.value, "reverted")
-        log.error("response %s failed: %s", short(response.id), words)
+        log.error("response failed", extra=self.facts(work) | {"words": words})
         return ResponseOutcome(self._lease(work), ResponseFate.FAILED, words, counted=True)
 
     def _lease(self, work: Work) -> Lease:
