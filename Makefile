@@ -11,7 +11,7 @@ LOCK = $(UV) pip compile $(ARGS) --universal --generate-hashes --python-version 
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sandbox test lint format bench bench-smoke explain fuzz crash guarantees operator protos lock clean
+.PHONY: help venv sandbox test lint format bench bench-smoke explain fuzz crash sim sim-mutants guarantees operator protos lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -43,6 +43,12 @@ bench-smoke: $(READY) ## the bench's short form: do its parts still work? no tim
 
 explain: $(READY) ## what each query reads of a database with EXPLAIN_ROWS (1,000,000) finished requests
 	@KMSD_STORE_ROWS=$(or $(EXPLAIN_ROWS),1000000) $(PY) -m pytest tests/live/test_store_plans.py $(ARGS)
+
+sim: $(READY) ## whole daemons in the simulated world: SEEDS (1000) from FIRST (0) on
+	@PYTHONPATH=tests $(PY) -m sim run --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),0) $(ARGS)
+
+sim-mutants: $(READY) ## within how many seeds (SEEDS, 1000) the simulation finds each deliberate bug
+	@PYTHONPATH=tests $(PY) -m sim mutants --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),0) $(ARGS)
 
 fuzz: $(READY) ## damaged input into every decoder, for FUZZ_SECONDS (600)
 	@KMSD_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(PY) -m pytest -m fuzz $(ARGS)

@@ -1,51 +1,55 @@
-"""`make sim-mutants`: how many seeds it takes to find each deliberate bug; each is hunted in a process of its own."""
+"""`make sim-mutants`: how many seeds it takes to find each deliberate bug.
 
-import os
-import subprocess
+Each is hunted in a child of its own, forked after everything else was imported, which then imports kmsd and the world
+anew, with the bug in one module.
+"""
+
+import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
-from .mutants import MUTANTS, TESTS, infect
+from .mutants import MUTANTS, infect
+
+KEPT = ("kmsd.core.pb", "sim.hunt", "sim.mutants", "sim.runner", "sim.__main__")
+"""Modules that are not imported anew: generated messages may be registered only once."""
+Found = tuple[str, int | None, str, float]
+"""Mutant, the seed that found it (None: none did), what went wrong, seconds that it took."""
 
 
-def hunt_one(name: str, seeds: int, first: int) -> int:
-    """Run seeds of a world with this mutant until one goes wrong; prints which and how. 1 if none does."""
+def hunt_one(name: str, seeds: int, first: int, seconds: float) -> Found:
+    """Run seeds of a world with this mutant until one goes wrong."""
+    for module in list(sys.modules):
+        if module.startswith(("kmsd", "sim.")) and not module.startswith(KEPT):
+            del sys.modules[module]
     infect(name)
-    from .plan import draw  # after the infection
+    from .plan import draw
     from .simulation import simulate
 
+    began = time.monotonic()
     for seed in range(first, first + seeds):
         try:
             wrong = simulate(draw(seed)).wrong
         except Exception as error:  # whatever breaks was found
             wrong = f"{type(error).__name__}: {error}"
         if wrong is not None:
-            print(f"{seed - first + 1}\t{seed}\t{wrong[:150]}")
-            return 0
-    print(f"{seeds}\t-\tnot found")
-    return 1
+            return name, seed, wrong, time.monotonic() - began
+        if seconds and time.monotonic() - began > seconds:
+            return name, None, f"not found by seed {seed}: out of time", time.monotonic() - began
+    return name, None, "not found", time.monotonic() - began
 
 
-def hunt(names: Sequence[str], seeds: int, first: int, processes: int) -> int:
-    """All mutants; 1 if one was not found."""
-    environment = os.environ | {"PYTHONPATH": str(TESTS)}
-
-    def child(name: str) -> tuple[str, int, str, float]:
-        began = time.monotonic()
-        command = [sys.executable, "-m", "sim", "mutant", name, "--seeds", str(seeds), "--first", str(first)]
-        done = subprocess.run(command, env=environment, cwd=TESTS.parent, capture_output=True, text=True, check=False)
-        words = done.stdout.strip().splitlines()[-1:] or done.stderr.strip().splitlines()[-1:]
-        return name, done.returncode, words[0] if words else "no word", time.monotonic() - began
+def hunt(names: Sequence[str], seeds: int, first: int, processes: int, seconds: float) -> int:
+    """All mutants, at most `seconds` each (0: as long as it takes); 1 if one was not found."""
+    from . import simulation  # noqa: F401  # imported once for all children
 
     lost = 0
-    with ThreadPoolExecutor(processes) as pool:
-        for name, status, words, seconds in pool.map(child, names):
-            lost += status != 0
-            print(
-                f"{'found' if status == 0 else 'LOST '}  {MUTANTS[name].breaks:16} {name:45} {words}  {seconds:.0f} s",
-                flush=True,
-            )
+    with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=1) as pool:
+        tasks = [pool.apply_async(hunt_one, (name, seeds, first, seconds)) for name in names]
+        for task in tasks:
+            name, seed, wrong, spent = task.get()
+            lost += seed is None
+            verdict = "LOST " if seed is None else f"found in {seed - first + 1} seeds"
+            print(f"{verdict:18}  {MUTANTS[name].breaks:16} {name:43} {wrong[:110]}  {spent:.0f} s", flush=True)
     print(f"{len(names) - lost} of {len(names)} mutants found within {seeds} seeds each")
     return 1 if lost else 0

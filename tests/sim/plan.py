@@ -8,7 +8,7 @@ import attrs
 
 from kmsd.operations.kinds import Kind
 
-LAST_ASK, LAST_FAULT = 25.0, 40.0
+LAST_ASK, LAST_FAULT = 12.0, 22.0
 """Virtual seconds within which requests come and faults begin."""
 
 
@@ -78,49 +78,49 @@ SPANS: dict[str, tuple[float, float]] = {
     "db.fail": (2, 15),
     "db.slow": (2, 15),
     "db.cut": (0, 0),
-    "node.down": (2, 25),
-    "node.hang": (2, 20),
-    "node.lose": (2, 20),
-    "node.twice": (5, 20),
-    "node.fail": (2, 20),
-    "node.slow": (2, 15),
-    "node.lag": (3, 20),
-    "node.lies": (3, 20),
-    "node.fork": (3, 20),
-    "node.errs": (2, 20),
-    "node.garbles": (2, 20),
-    "node.omits": (5, 30),
+    "node.down": (2, 12),
+    "node.hang": (2, 12),
+    "node.lose": (2, 12),
+    "node.twice": (5, 12),
+    "node.fail": (2, 12),
+    "node.slow": (2, 12),
+    "node.lag": (3, 12),
+    "node.lies": (3, 12),
+    "node.fork": (3, 12),
+    "node.errs": (2, 12),
+    "node.garbles": (2, 12),
+    "node.omits": (5, 12),
     "node.heads": (0, 0),
     "chain.reorg": (0, 0),
     "chain.evict": (0, 0),
-    "chain.halt": (3, 20),
+    "chain.halt": (3, 12),
     "chain.fees": (5, 30),
-    "chain.funds": (5, 20),
-    "chain.registration": (5, 20),
+    "chain.funds": (5, 12),
+    "chain.registration": (5, 12),
     "chain.costlier": (0, 0),
-    "host.down": (2, 20),
-    "host.hang": (2, 20),
-    "host.fail": (2, 20),
-    "core.down": (2, 25),
-    "core.hang": (2, 20),
-    "core.lose": (2, 20),
-    "core.twice": (2, 20),
+    "host.down": (2, 12),
+    "host.hang": (2, 12),
+    "host.fail": (2, 12),
+    "core.down": (2, 12),
+    "core.hang": (2, 12),
+    "core.lose": (2, 12),
+    "core.twice": (2, 12),
     "core.restart": (0, 0),
-    "core.busy": (2, 30),
-    "core.full": (2, 20),
-    "core.unusable": (2, 20),
-    "core.away": (2, 20),
+    "core.busy": (2, 12),
+    "core.full": (2, 12),
+    "core.unusable": (2, 12),
+    "core.away": (2, 12),
     "core.internal": (0, 0),
     "core.spoils": (0, 0),
-    "core.slow": (5, 30),
-    "core.keyless": (5, 25),
-    "bucket.down": (2, 25),
-    "bucket.hang": (2, 20),
-    "bucket.wrong": (2, 25),
-    "bucket.lacks": (2, 20),
-    "wallet.down": (2, 20),
-    "wallet.fail": (2, 20),
-    "daemon.kill": (0, 15),
+    "core.slow": (5, 12),
+    "core.keyless": (5, 12),
+    "bucket.down": (2, 12),
+    "bucket.hang": (2, 12),
+    "bucket.wrong": (2, 12),
+    "bucket.lacks": (2, 12),
+    "wallet.down": (2, 12),
+    "wallet.fail": (2, 12),
+    "daemon.kill": (0, 12),
     "daemon.power": (0, 5),
     "daemon.stop": (0, 5),
 }
@@ -135,7 +135,7 @@ def draw(seed: int) -> Plan:
     """The plan of a seed."""
     chance = random.Random(f"plan {seed}")
     nodes = chance.choice((1, 2, 2))
-    daemons = chance.choice((1, 1, 2))
+    daemons = chance.choice((1, 1, 1, 2))
     asks = _asks(chance)
     names = chance.sample(sorted(SPANS), k=chance.choice((0, 2, 4, 6)))
     names += [chance.choice(OFTEN) for _ in range(chance.choice((0, 1, 2, 4)))]
@@ -150,7 +150,7 @@ def draw(seed: int) -> Plan:
         pushes=chance.random() < 0.4,
         remote_wallet=chance.random() < 0.2,
         confirmations=chance.choice((0, 0, 0, 2)),
-        block_interval=chance.choice((0.5, 1.0, 2.0, 4.0)),
+        block_interval=chance.choice((0.5, 1.0, 2.0, 2.0, 4.0)),
         asks=asks,
         faults=tuple(sorted((_fault(chance, name) for name in names), key=lambda fault: fault.at)),
     )
@@ -162,9 +162,9 @@ def _asks(chance: random.Random) -> tuple[Ask, ...]:
     for number in range(chance.choice((2, 4, 8, 12))):
         kind = chance.choice((Kind.PUBLIC_DECRYPTION, Kind.USER_DECRYPTION))
         variants = (*("good",) * 16, "late", "late", "denied")
-        variants += ("delegated", "delegated") if kind is Kind.USER_DECRYPTION else ("garbage",)
+        variants += ("delegated",) * 2 if kind is Kind.USER_DECRYPTION else ("garbage",) * 3
         at = burst if chance.random() < 0.5 else chance.random() * LAST_ASK
-        others = chance.choice((0.0, 0.0, 4.0, 40.0)) if kind is Kind.PUBLIC_DECRYPTION else 0.0
+        others = chance.choice((0.0, 0.0, 4.0, 20.0)) if kind is Kind.PUBLIC_DECRYPTION else 0.0
         asks.append(Ask(round(at, 2), kind.value, number, chance.choice(variants), others))
     if chance.random() < 0.5:
         asks.append(Ask(round(chance.random() * 5, 2), Kind.PRSS_INIT.value, 100))

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from .hunt import hunt, hunt_one
+from .hunt import hunt
 from .mutants import MUTANTS
 from .plan import Plan, draw, loads
 
@@ -75,7 +75,7 @@ def _replay(plan: Plan) -> int:
 def main() -> int:
     """What the command line says."""
     parser = argparse.ArgumentParser(prog="sim", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("command", choices=("run", "replay", "shrink", "mutants", "mutant"))
+    parser.add_argument("command", choices=("run", "replay", "shrink", "mutants"))
     parser.add_argument("names", nargs="*", help="mutants; none: all of them")
     parser.add_argument("--seeds", type=int, default=300)
     parser.add_argument("--first", type=int, default=0)
@@ -84,13 +84,11 @@ def main() -> int:
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first failure")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plan", type=loads)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.command == "run":
         return _run(options.first, options.seeds, options.processes, options.seconds, options.keep_going)
     if options.command == "mutants":
-        return hunt(options.names or sorted(MUTANTS), options.seeds, options.first, options.processes)
-    if options.command == "mutant":
-        return hunt_one(options.names[0], options.seeds, options.first)
+        return hunt(options.names or sorted(MUTANTS), options.seeds, options.first, options.processes, options.seconds)
     plan = options.plan or draw(options.seed)
     if options.command == "replay":
         return _replay(plan)

@@ -37,7 +37,7 @@ from .world.supplies import BlobsPort, Bucket, WalletPort, WorldEntropy, WorldTi
 
 PATIENCE = 600.0
 """Virtual seconds after the last fault within which everything must have come to its end."""
-LATE_ALLOWED = 15.0
+LATE_ALLOWED = 8.0
 """Seconds after which the ACL allows what is of the variant "late"."""
 LIFE: contextvars.ContextVar[Life] = contextvars.ContextVar("life")
 """Which life the running task belongs to."""

@@ -11,7 +11,7 @@ from .corpus import PLANS, SEEDS
 from .plan import Plan, draw
 from .simulation import simulate
 
-COUNT = int(os.environ.get("KMSD_SIM_SEEDS", "120"))
+COUNT = int(os.environ.get("KMSD_SIM_SEEDS", "100"))
 PARTS = 8
 
 
