@@ -10,6 +10,7 @@ import click
 
 from kmsd.commands.identify import kind_named, kind_option, name, parse
 from kmsd.commands.options import EXIT_NO, common, print_json, refuse, say, settings_for
+from kmsd.wire import otlp
 
 if TYPE_CHECKING:
     from kmsd.store.operator import Story
@@ -76,6 +77,10 @@ def _has_failed(story: "Story") -> bool:
 def tell(story: "Story", *, everything: bool) -> Iterator[str]:
     """The story as lines."""
     yield f"{story.kind.value} {name(story.kind, story.id)}  0x{story.id:064x}"
+    for row in (story.request, story.response):
+        if row is not None and (trace := _trace(row.get("otlp_context"))):
+            yield f"  trace {trace}"
+            break
     if story.finished_long_ago and story.request is None:
         yield "  finished long ago: its rows are past their retention, its id is remembered and never repeated"
     if story.request is not None:
@@ -98,6 +103,15 @@ def tell(story: "Story", *, everything: bool) -> Iterator[str]:
     if story.divergence is not None:
         yield "  OUR ANSWER DIFFERS FROM THE COMMITTEE'S: the Core may hold a wrong key"
         yield "    " + _sentence(story.divergence)
+
+
+def _trace(column: str | None) -> str | None:
+    """The trace's id, by which a collector finds it; None where the row has none."""
+    try:
+        traceparent = otlp.decode(bytes.fromhex((column or "").removeprefix("0x"))).get("traceparent", "")
+    except ValueError:
+        return None
+    return next(iter(traceparent.split("-")[1:2]), None)
 
 
 def _row(title: str, row: Mapping[str, Any], everything: bool) -> Iterator[str]:

@@ -13,12 +13,14 @@ from listener_world import public_request
 from trio.testing import MockClock
 
 from kmsd.clock import SystemEntropy, SystemTime
+from kmsd.commands.show import tell
 from kmsd.config import Settings
 from kmsd.observe import traces
 from kmsd.observe.metrics import Metrics
 from kmsd.observe.traces import OFF, RECEIPT, STAGES, STORED, TRANSACTION, Traces, open_traces
 from kmsd.operations.kinds import Kind
 from kmsd.redact import KNOWN
+from kmsd.store.operator import Story
 from kmsd.wire import otlp
 
 HEADER = "secret-of-the-collector"
@@ -221,3 +223,44 @@ def test_the_port_of_grpc_is_warned_about(monkeypatch: pytest.MonkeyPatch, caplo
 def test_the_collectors_key_is_a_known_secret(collector: Collector) -> None:
     opened()
     assert HEADER not in KNOWN(f"refused: {HEADER}")
+
+
+@pytest.mark.parametrize(
+    ("request_context", "response_context", "told"),
+    [
+        (
+            "0x" + otlp.encode({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}).hex(),
+            None,
+            True,
+        ),
+        (
+            None,
+            "0x" + otlp.encode({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"}).hex(),
+            True,
+        ),
+        ("0x" + otlp.EMPTY.hex(), "0x" + otlp.EMPTY.hex(), False),
+        ("0x6e6f", None, False),
+    ],
+)
+def test_the_story_of_a_request_names_its_trace(
+    request_context: str | None, response_context: str | None, told: bool
+) -> None:
+    def row(context: str | None) -> dict[str, Any] | None:
+        return None if context is None else {"status": "pending", "last_error": None, "otlp_context": context}
+
+    story = Story(
+        Kind.PUBLIC_DECRYPTION,
+        1 << 248 | 1,
+        row(request_context),
+        row(response_context),
+        transactions=(),
+        rejected=(),
+        sightings=(),
+        withdrawn=(),
+        quarantined=(),
+        divergence=None,
+        key_changes=(),
+        actions=(),
+        finished_long_ago=False,
+    )
+    assert ("  trace 4bf92f3577b34da6a3ce929d0e0e4736" in tell(story, everything=False)) is told
