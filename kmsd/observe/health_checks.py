@@ -275,8 +275,8 @@ CHECKS: Sequence[Check] = (
         Severity.CRITICAL,
         False,
         lambda view: _over(view, "kms_connector_divergences", 0, "answers that differ from the consensus"),
-        "The other parties' consensus differs from our Core's answer: its key material may be wrong. `kmsd list` and "
-        "`kmsd show ID` name the requests.",
+        "The other parties' consensus differs from our Core's answer: its key material may be wrong. "
+        "`kmsd list --diverging` and `kmsd show ID` name the requests.",
     ),
     Check(
         "event_loop",

@@ -17,6 +17,7 @@ from kmsd.operations.kinds import Kind, Stream
 from kmsd.ports import Failed, QuarantinedLog, RangeRecord
 from kmsd.sandbox.postgres import Postgres
 from kmsd.store.postgres import PostgresStore
+from kmsd.wire.ids import to_db
 
 PUBLIC = Kind.PUBLIC_DECRYPTION
 
@@ -277,6 +278,25 @@ async def test_a_wrong_password_is_not_printed(kmsd: Kmsd, postgres_server: Post
     done = await kmsd("list", KMS_CONNECTOR_DATABASE_URL=f"{scheme}://nobody:wrong-secret-password@{hosts}")
     assert done.status == 69
     assert "wrong-secret-password" not in done.out + done.err
+
+
+async def test_answers_that_differ_from_the_committees_are_listed_and_shown(
+    kmsd: Kmsd, store: PostgresStore, owner: int, sql: Callable[[str], str]
+) -> None:
+    assert "is the committee's" in (await kmsd("list", "--diverging")).out
+    await leased(store, owner, arrival(PUBLIC, 9))
+    key = to_db(request_id(PUBLIC, 9)).hex()
+    sql(
+        "INSERT INTO kmsd_divergences (kind, id, ours, theirs, block_number) "
+        f"VALUES ('public_decryption', '\\x{key}', '\\x0a0b', '\\x{'cc' * 32}', 7)"
+    )
+    listed = await kmsd("list", "--diverging")
+    assert "pub:9" in listed.out
+    assert "ours 0x0a0b, agreed 0xcccccccccccccccc… (32 bytes)" in listed.out
+    document = (await kmsd("list", "--diverging", "--json")).json
+    assert (document["ok"], document["diverging"][0]["theirs"]) == (False, "0x" + "cc" * 32)
+    shown = await kmsd("show", "pub:9")
+    assert "OUR ANSWER DIFFERS FROM THE COMMITTEE'S" in shown.out
 
 
 async def test_a_terminal_is_asked(kmsd: Kmsd, store: PostgresStore, owner: int, database_url: str) -> None:

@@ -77,7 +77,7 @@ class Page:
         """Take the form of a screen: its size in CSS pixels (narrow: a phone), light or dark."""
         phone = width < 600
         await self.do(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1.5, mobile=phone
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1.5 if not phone else 2, mobile=phone
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await self.do("Emulation.setEmulatedMedia", features=[scheme])
