@@ -27,7 +27,8 @@ ADOPTED_OVERLAP = 100
 LAG_PAUSE = 0.1
 """Seconds before a node that does not have the block yet is asked again; doubling."""
 PATIENCE = 3
-"""Failures of the database in a row after which ranges get shorter: one may be too much for a statement's deadline."""
+"""Failures of the database in a row after which ranges get shorter, whatever the reason; at once when it was too slow: a
+range may be too much for a statement's deadline."""
 
 
 class _Position(NamedTuple):
@@ -273,7 +274,7 @@ class StreamReader:
         if not isinstance(fault, DependencyDown):
             return isinstance(fault, RangeRefused)
         if fault.name == "database":
-            return failures >= PATIENCE
+            return fault.too_slow or failures >= PATIENCE
         try:
             await self._feed.look()
         except (DependencyDown, Unproven):

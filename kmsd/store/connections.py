@@ -22,7 +22,7 @@ from kmsd.operations.kinds import Kind
 from kmsd.operations.table import OPERATIONS
 from kmsd.ports import DependencyDown
 from kmsd.redact import Redactor, endpoint, url_secrets
-from kmsd.store.faults import Fault, classify, words_of
+from kmsd.store.faults import Fault, classify, is_deadline, words_of
 from kmsd.wire.ids import short
 
 log = logging.getLogger("kmsd.store")
@@ -185,7 +185,8 @@ class Database:
         except Exception as error:
             if classify(error) is Fault.DEFECT:
                 raise
-            down = DependencyDown(DATABASE, self._redact(f"{self._where}: {words_of(error)}"))
+            words = self._redact(f"{self._where}: {words_of(error)}")
+            down = DependencyDown(DATABASE, words, too_slow=is_deadline(error))
             self.answering_since = None
             if self._health is not None:
                 self._health.fault(DATABASE, down.detail)

@@ -50,6 +50,11 @@ def classify(error: BaseException) -> Fault:
     return Fault.DEFECT
 
 
+def is_deadline(error: BaseException) -> bool:
+    """True when the database was asked and gave no answer in time: our own deadline, or its statement_timeout."""
+    return isinstance(error, trio.TooSlowError | TimeoutError | asyncpg.QueryCanceledError)
+
+
 def words_of(error: BaseException) -> str:
     """One line that says what happened, without secrets: asyncpg's messages hold no password."""
     if isinstance(error, trio.TooSlowError | TimeoutError | asyncio.TimeoutError):

@@ -229,8 +229,9 @@ async def test_a_lock_held_by_somebody_ends_in_time(server: Postgres) -> None:
             other._database.dedicated() as session,
         ):
             await session.execute("BEGIN; LOCK TABLE public_decryption_requests IN ACCESS EXCLUSIVE MODE")
-            with trio.fail_after(4.0), pytest.raises(DependencyDown, match="database"):
+            with trio.fail_after(4.0), pytest.raises(DependencyDown, match="database") as down:
                 await store.sent([Sent(lease_of(claimed), "c")])
+            assert down.value.too_slow
             await session.execute("ROLLBACK")
         assert await store.sent([Sent(lease_of(claimed), "c")]) == [True]
 

@@ -21,7 +21,7 @@ from listener_world import (
 )
 
 from kmsd.operations.kinds import Kind, Stream
-from kmsd.ports import BlockRef, RpcAnswer, RpcError
+from kmsd.ports import BlockRef, DependencyDown, RpcAnswer, RpcError
 from kmsd.wire import otlp
 from kmsd.wire.v0_11 import events
 
@@ -499,6 +499,32 @@ async def test_a_full_range_that_the_node_cannot_answer_in_time_gets_shorter(
     async with w.listening():
         await w.read_up_to(2011, seconds=600)
     assert w.ids() == [1]
+
+
+@pytest.mark.guarantee("EV2")
+async def test_a_range_that_is_too_much_for_the_database_gets_shorter_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Where one statement's deadline is too short for so many rows, the next try asks for half of them."""
+    w = world(decryption_from_block_number=0)
+    for block in range(64):
+        w.chain.mine(*[public_request(10 * block + number) for number in range(1, 11)])
+    store, tries = w.store.record_range, []
+
+    async def record_range(record: Any) -> Any:
+        if record.stream is Stream.DECRYPTION:
+            tries.append(len(record.arrivals))
+            if len(record.arrivals) > 100:
+                raise DependencyDown("database", "no answer within the deadline", too_slow=True)
+        return await store(record)
+
+    w.store.record_range = record_range  # type: ignore[method-assign]
+    async with w.listening():
+        await w.stored(*range(1, 641))
+    sizes = [size for size in tries if size]
+    refused = sizes[: next(n for n, size in enumerate(sizes) if size <= 100)]
+    assert len(refused) > 1
+    assert all(shorter <= longer // 2 + 10 for longer, shorter in zip(refused, sizes[1:], strict=False))
 
 
 async def test_memory_of_a_range_is_bounded_by_shorter_ranges(autojump_clock: trio.testing.MockClock) -> None:
