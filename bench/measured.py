@@ -3,6 +3,7 @@
 The other parties only help to make the key; then kmsd answers alone, so that their cost is not measured with its own.
 """
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -119,8 +120,11 @@ class Measured:
             daemon.stop()
 
     def ask(self, calls: list[Call]) -> None:
-        """Put the load on the chain."""
-        self.requester.send(calls, self.load.rate)
+        """Put the load on the chain; one with a rate is put on while others look."""
+        if self.load.rate is None:
+            self.requester.send(calls)
+        else:
+            threading.Thread(target=self.requester.send, args=(calls, self.load.rate), daemon=True).start()
 
     def served(self) -> Figures:
         """Put the load on, wait until every answer is accepted, and give the figures."""

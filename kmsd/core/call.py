@@ -53,6 +53,9 @@ class Carrier(Protocol):
     def flush(self) -> None:
         """Hand over what h2 has to send."""
 
+    def write(self, data: bytes | memoryview) -> None:
+        """Hand over bytes for sending, behind those that were handed over before."""
+
 
 class _Ignored:
     """Takes the place of an asyncio.Event that nobody waits for."""
@@ -129,8 +132,11 @@ class Call:
                 if self._offset == len(chunk):
                     self._out.popleft()
                     self._offset = 0
-                h2.send_data(stream_id, piece, end_stream=not self._out)
-                link.flush()
+                if self._out:
+                    _write_data(link, stream_id, piece)
+                else:
+                    h2.send_data(stream_id, piece, end_stream=True)
+                    link.flush()
         except H2Error as error:
             self.fail(StatusCode.UNAVAILABLE, f"the request could not be sent: {type(error).__name__}: {error}")
         if not self._out:
@@ -230,6 +236,16 @@ class Call:
             return RawAnswer(StatusCode.INTERNAL, b"", "the reply is compressed, which was not offered", True)
         self._in[0] = rest
         return RawAnswer(StatusCode.OK, rest if len(self._in) == 1 else b"".join(self._in), "", False)
+
+
+def _write_data(link: Carrier, stream_id: int, piece: memoryview) -> None:
+    """A DATA frame with more to come, as h2 would write it, but for its objects and its copies of the piece."""
+    link.flush()
+    h2, size = link.h2, len(piece)
+    h2.outbound_flow_control_window -= size
+    h2.streams[stream_id].outbound_flow_control_window -= size
+    link.write((size << 8).to_bytes(4, "big") + b"\0" + stream_id.to_bytes(4, "big"))
+    link.write(piece)
 
 
 _HTTP_STATUS = {

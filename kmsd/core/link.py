@@ -28,6 +28,7 @@ from h2.events import (
 from kmsd.core.call import Call
 from kmsd.core.compression import RepeatingDecoder, RepeatingEncoder
 from kmsd.core.endpoints import Endpoint
+from kmsd.core.replies import ReplyReader
 
 log = logging.getLogger("kmsd.core")
 
@@ -82,7 +83,7 @@ class Link:
         self.scope = trio.CancelScope()
         self.greeted = trio.Event()
         self.began = False
-        self._outbox: list[bytes] = []
+        self._outbox: list[bytes | memoryview] = []
         self._buffered = 0
         self._wake = trio.Event()
         self._waiting_for_room: list[Call] = []
@@ -92,6 +93,7 @@ class Link:
         self.h2.encoder = RepeatingEncoder()
         self.h2.decoder = RepeatingDecoder(self.h2.DEFAULT_MAX_HEADER_LIST_SIZE)
         self.processor: EventsProcessor = self._protocol.processor
+        self._reader = ReplyReader(self._protocol)
         for event in _TO_IGNORE:
             self.processor.processors.setdefault(event, lambda event: None)
         self.processor.processors[StreamReset] = self._reset
@@ -124,7 +126,7 @@ class Link:
         try:
             while data := await self.stream.receive_some(RECEIVE):
                 self.last_received = trio.current_time()
-                self._protocol.data_received(bytes(data))
+                self._reader.feed(bytes(data))
                 if not self.is_closing():
                     self.greeted.set()
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
@@ -139,7 +141,7 @@ class Link:
                 if not self._outbox:
                     self._wake = trio.Event()
                     await self._wake.wait()
-                data = self._outbox[0] if len(self._outbox) == 1 else b"".join(self._outbox)
+                data = b"".join(self._outbox)
                 self._outbox.clear()
                 self._buffered = 0
                 if self._waiting_for_room:
@@ -193,7 +195,7 @@ class Link:
 
     # A transport for grpclib
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         self._outbox.append(data)
         self._buffered += len(data)
         self._wake.set()
