@@ -11,10 +11,12 @@ from kmsd.configuring.document import configuration_markdown, example_toml
 from kmsd.observe.alert_rules import alert_rules, alerts_markdown
 from kmsd.observe.dashboard import dashboard
 from kmsd.observe.document import metrics_markdown
+from kmsd.operations.key_document import keys_markdown
 
 DOCUMENTS: Mapping[str, Callable[[], str]] = {
     "kmsd.toml.example": example_toml,
     "docs/configuration.md": configuration_markdown,
+    "docs/keys.md": keys_markdown,
     "docs/metrics.md": metrics_markdown,
     "deploy/prometheus-alerts.yml": alert_rules,
     "deploy/grafana-dashboard.json": dashboard,

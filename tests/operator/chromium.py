@@ -77,7 +77,11 @@ class Page:
         """Take the form of a screen: its size in CSS pixels (narrow: a phone), light or dark."""
         phone = width < 600
         await self.do(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1.5 if not phone else 2, mobile=phone
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1.5 if not phone else 2,
+            mobile=phone,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await self.do("Emulation.setEmulatedMedia", features=[scheme])
@@ -98,8 +102,9 @@ class Page:
         return found
 
     async def picture(self, path: Path, *, whole: bool = True) -> None:
-        """Write a picture of the page (PNG)."""
-        taken = await self.do("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        """Write a picture of the page, PNG or WebP as the name of `path` ends."""
+        form = {"format": "webp", "quality": 85} if path.suffix == ".webp" else {"format": "png"}
+        taken = await self.do("Page.captureScreenshot", captureBeyondViewport=whole, **form)
         await trio.Path(path).write_bytes(base64.b64decode(taken["data"]))
 
 
