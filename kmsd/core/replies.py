@@ -39,8 +39,7 @@ class ReplyReader:
                 size = int.from_bytes(data[at : at + 3], "big")
                 after = at + _HEAD + size
                 if size > self._h2.max_inbound_frame_size:
-                    at = end  # h2 says what it thinks of that
-                    break
+                    raise ProtocolError(f"a frame of {size} bytes")
                 if after > end:
                     break
                 if data[at + 3] <= _HEADERS:
