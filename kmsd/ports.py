@@ -730,7 +730,10 @@ class Store(Protocol):
         """Lease due ceremonies: sent ones to poll, and per Core the first unsent one in chain order with its slot."""
 
     async def leased(self, kind: Kind, owner: int) -> Sequence[int]:
-        """Ids of the requests of `kind` under process that `owner` holds: finds leases whose claim's reply was lost."""
+        """Ids of the requests of `kind` that wait for a task of `owner` to end: finds leases whose claim's reply was lost.
+
+        Under process in its name, or so before a reorganisation replaced or withdrew them.
+        """
 
     async def sent(self, items: Sequence[Sent]) -> Sequence[bool]: ...
 

@@ -77,7 +77,7 @@ class Queue(Part):
         return claimed, bad
 
     async def leased(self, kind: Kind, owner: int) -> Sequence[int]:
-        """Ids of the requests of `kind` under process that `owner` holds."""
+        """Ids of the requests of `kind` that `owner` holds, or held before a reorganisation took them back."""
         rows = await self._database.single("leased", request_query("leased", kind), owner)
         return [from_db(row["id"]) for row in rows]
 

@@ -162,4 +162,9 @@ SELECT EXISTS (
 SELECT EXISTS (SELECT FROM prep_keygen_requests WHERE prep_keygen_id = $1)
 
 -- name: leased
+-- And what waits for a task of this owner to end, which had it in hand before a reorganisation: there may be no such task.
 SELECT {{id}} AS id FROM {{table}} WHERE status = 'under_process' AND lease_owner = $1
+UNION
+SELECT {{id}} FROM {{table}} WHERE stale_owner IS NOT NULL AND stale_owner = $1
+UNION
+SELECT id FROM kmsd_withdrawn WHERE lease_owner IS NOT NULL AND lease_owner = $1 AND kind = '{{kind}}'
