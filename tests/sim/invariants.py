@@ -341,9 +341,15 @@ class Audit:
         return None
 
     def _is_orphan(self, row: Row) -> bool:
-        """What it was asked in fell out of the chain, after it was sent: nobody waits for it any more."""
+        """What it was asked in fell out of the chain after it was sent, or its id means another request there by now:
+        nobody waits for it any more."""
         request = self._world.database.requests.get(row.key)
-        return row.key not in self._world.chain.head.state.requests and request is not None and request.orphaned
+        if request is None:
+            return False
+        standing = self._world.chain.head.state.requests.get(row.key)
+        if standing is None:
+            return request.orphaned or row.kind is Kind.PRSS_INIT
+        return request.content_hash != events.content_hash(standing.event)
 
     def _unanswered(self, one: Included) -> str | None:
         """Why a request that stands on the chain is not answered; None when it is."""

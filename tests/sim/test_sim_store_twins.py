@@ -295,8 +295,8 @@ class Scene:
             await self.twins.ask("leave", owner)
             await self.enrol(self.chance.choice(("a", "b")))
         elif what == 3:
-            for store in (self.twins.real, self.twins.twin):
-                assert sorted(await store.leased(kind, owner)) == sorted(await self.twins.real.leased(kind, owner))
+            held = [sorted(await one.leased(kind, owner)) for one in (self.twins.real, self.twins.twin)]
+            assert held[0] == held[1]
         elif what == 4:
             await self.twins.ask("key_digests", request_id(Kind.KEYGEN, counter))
         elif what == 5:

@@ -89,8 +89,9 @@ class GatewayChain:
         for content in self.finished_by_others[:]:
             found = next((one for one in state.requests.values() if one.content == content), None)
             if found is not None:
-                self.finished_by_others.remove(content)
                 self._agree(block, found, content.tx_hash)
+            if found is not None or content not in self.waiting:
+                self.finished_by_others.remove(content)
         self.blocks.append(block)
         self.ever[block.hash] = block
         self.pool.mined(p.WALLET, state.nonce)
@@ -110,6 +111,11 @@ class GatewayChain:
         if not forget:
             for pooled in back:
                 self.pool.put_back(pooled)
+        if self.rules is Rules.NITRO:  # it has no pool where a transaction could wait for its predecessors
+            pending, nonce = self.pool.pending.get(p.WALLET, {}), self.head.state.nonce
+            while nonce in pending:
+                nonce += 1
+            self.pool.drop([pooled.signed.hash for one, pooled in pending.items() if one > nonce])
         again = [one.content for block in undone for one in block.requests]
         if fate == "swap":
             again.reverse()

@@ -238,7 +238,8 @@ class CorePort:
             )
         except DependencyDown as down:
             gave_up = down.detail.startswith("no answer")
-            return CoreAnswer(StatusCode.DEADLINE_EXCEEDED if gave_up else StatusCode.UNAVAILABLE, None, down.detail)
+            status = StatusCode.DEADLINE_EXCEEDED if gave_up else StatusCode.UNAVAILABLE
+            return CoreAnswer(status, None, down.detail, local=True)
 
     async def _send(self, core: Core, method: CoreMethod, data: bytes, deadline: float) -> CoreAnswer:
         life, one = self._life, (self._life, SENDS[method])
@@ -286,7 +287,7 @@ class CorePort:
                 return CoreAnswer(StatusCode.UNAVAILABLE, None, "not ready")
             await trio.sleep(max(0.01, min(until, left, LATE)))
             if core.epoch != epoch:
-                return CoreAnswer(StatusCode.UNAVAILABLE, None, "connection lost")
+                return CoreAnswer(StatusCode.UNAVAILABLE, None, "connection lost", local=True)
 
     @staticmethod
     def _polled(core: Core, method: CoreMethod, kind: Kind, request_id: int) -> CoreAnswer | None:

@@ -109,6 +109,12 @@ class GatewayNode:
             return self._transaction(params[0], head.state)
         if method == "eth_getTransactionReceipt":
             return head.state.mined.get(bytes.fromhex(params[0][2:]))
+        if method == "eth_getBlockReceipts":
+            number = int(params[0], 16)
+            if number >= len(blocks):
+                return None
+            ours = [pooled.signed.hash for pooled in blocks[number].transactions]
+            return [blocks[number].state.mined[tx_hash] for tx_hash in ours]
         if method == "eth_getTransactionCount":
             return hex(self.chain.pending_nonce() if params[1] == "pending" else head.state.nonce)
         if method == "eth_getBalance":

@@ -365,12 +365,14 @@ class WorkerVerbs(Owners):
         )
 
     async def leased(self, kind: Kind, owner: int) -> Sequence[int]:
-        """Requests under process that `owner` holds."""
-        return await self.read("leased", lambda now: self._held(kind, False, owner))
+        """Requests that wait for a task of `owner`, also for one that had them before a reorganisation."""
 
-    def _held(self, kind: Kind, is_response: bool, owner: int) -> list[int]:
-        rows = self.db.table(kind, is_response)
-        return [row.id for row in rows if row.status == "under_process" and row.owner == owner]
+        def work(now: float) -> list[int]:
+            held = [row.id for row in self.db.requests.values() if row.kind is kind and _waits_for(row, owner)]
+            held += [w.key[1] for w in self.db.withdrawn if w.key[0] is kind and w.owner == owner]
+            return list(dict.fromkeys(held))
+
+        return await self.read("leased", work)
 
     async def sent(self, items: Sequence[Sent]) -> Sequence[bool]:
         """The Core took them; a ceremony's slot is free."""
@@ -648,6 +650,10 @@ def _ceremony(row: Request, now: float) -> Ceremony:
         lease_owner=row.owner,
         last_error=row.last_error,
     )
+
+
+def _waits_for(row: Request, owner: int) -> bool:
+    return row.stale_owner == owner or (row.status == "under_process" and row.owner == owner)
 
 
 def _keygen_used(row: Request) -> bool:

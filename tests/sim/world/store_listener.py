@@ -73,8 +73,7 @@ class ListenerVerbs(StoreBase):
                 self.db.quarantine.setdefault(place, (bad, None, now))
             for fact in record.facts:
                 record_fact(self.db, fact)
-            ends = self.db.ends.setdefault((record.node, record.stream), {})
-            ends[record.end.number] = record.end.hash
+            ends = self.db.ends[record.node, record.stream]
             for number in sorted(ends)[:-256]:
                 del ends[number]
             self.db.on_cursor(record.node, record.stream, record.expected, record.end)
@@ -93,6 +92,7 @@ class ListenerVerbs(StoreBase):
         if self.db.cursors.get((node, stream)) != expected:
             return False
         self.db.cursors[node, stream] = to
+        self.db.ends.setdefault((node, stream), {})[to.number] = to.hash
         return True
 
     def _record(self, record: RangeRecord, kind: Kind, arrivals: Sequence[Arrival], now: float, tally: _Tally) -> None:

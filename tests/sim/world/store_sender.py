@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 import trio
@@ -64,6 +64,15 @@ class SenderVerbs(StoreBase):
             return [row.claimed(now) for row in found if row is not None]
 
         return await self.read("load_responses", work)
+
+    async def load_requests(self, keys: Sequence[Key]) -> Sequence[Any]:
+        """What each response answers; None for a request that is gone."""
+
+        def work(now: float) -> list[Any]:
+            rows = [self.db.requests.get(key) for key in keys]
+            return [row.event if row is not None else None for row in rows]
+
+        return await self.read("load_requests", work)
 
     async def lease_responses(self, keys: Sequence[Key], owner: int) -> Sequence[bool]:
         """Take over the leases of what is neither completed nor failed."""
