@@ -5,28 +5,26 @@
 -- (QU6); a response that is there stays, unless it has failed. Nothing is stored for an id that means another request
 -- by now, or for a request that is gone. What the committee agreed on before our answer came is compared and forgotten;
 -- `diverging` are ids for which it differs. OFFSET 0 as in end_stale_withdrawn.
-WITH items AS MATERIALIZED (
-    SELECT * FROM unnest($1::bytea[], $2::bigint[], $4::bytea[], $5::float8[], $6::text[], $3::{{carrier}}[])
-        WITH ORDINALITY AS i (request_id, owner, otlp_context, created_at, note, {{fields,}} ord)
-), done AS (
+WITH done AS (
     UPDATE {{request_table}} r SET status = 'completed', lease_owner = NULL, note = coalesce(i.note, r.note)
-    FROM items i
+    FROM unnest($1::bytea[], $2::bigint[], $4::bytea[], $5::float8[], $6::text[], $3::{{carrier}}[])
+        WITH ORDINALITY AS i (request_id, owner, otlp_context, created_at, note, {{fields,}} ord)
     WHERE r.{{id}} = i.request_id AND (
         (r.status::text = 'under_process' AND r.lease_owner = i.owner)
         OR (r.status::text IN ('pending', 'under_process', 'failed') AND i.owner > r.content_epoch)
     )
-    RETURNING i.ord
+    RETURNING i.*
 ), stored AS (
     INSERT INTO {{table}} AS r ({{id}}, {{columns,}} otlp_context, created_at)
     SELECT i.request_id, {{i.columns,}} i.otlp_context, to_timestamp(i.created_at)
-    FROM done JOIN items i USING (ord) ORDER BY ord
+    FROM done i ORDER BY ord
     ON CONFLICT ({{id}}) DO UPDATE SET
         {{set excluded columns,}} otlp_context = EXCLUDED.otlp_context, status = 'pending', lease_owner = NULL,
         next_attempt_at = now(), budget_started_at = now(), attempts = 0, error_counter = 0, last_error = NULL
     WHERE r.status = 'failed'
 ), agreed AS (
     DELETE FROM kmsd_chain_facts f
-    USING (SELECT '{{fact}}' AS name, i.* FROM done JOIN items i USING (ord) OFFSET 0) AS i
+    USING (SELECT '{{fact}}' AS name, * FROM done OFFSET 0) AS i
     WHERE '{{fact}}' <> '' AND f.id = i.request_id AND f.name = i.name
     RETURNING f.id, i.{{fact_column}} AS ours, f.value AS theirs, f.block_number
 ), diverging AS (
