@@ -132,7 +132,7 @@ SCENARIOS: dict[str, Scenario] = {
     "catchup": Scenario(catchup, Load(public=10_000)),
     "latency": Scenario(served, Load(public=1500, rate=50.0)),
     "large": Scenario(served, Load(public=1000, ciphertext_bytes=4 << 20, core_ms=3000.0)),
-    "idle": Scenario(idle, Load()),
+    "idle": Scenario(idle, Load(), {"key_management_polling": "5s"}),
     "start": Scenario(start, Load(public=100)),
     "ingest": Scenario(alone.ingest, Load(public=20_000), in_smoke=True),
     "work": Scenario(alone.work, Load(public=3000)),

@@ -1,8 +1,7 @@
 """The Core as the flows see it: which shard has a request, calls that are counted, who signs the answers."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import trio
@@ -60,8 +59,11 @@ class CoreDesk:
     async def ask(self, shard: Shard, method: CoreMethod, request: Any, *, deadline: float) -> CoreAnswer:
         """Make one call, counted by status. Its transport faults are answers."""
         began = trio.current_time()
-        with self._counted():
+        self.open_calls += 1
+        try:
             answer = await self._core.call(shard, method, request, deadline=deadline)
+        finally:
+            self.open_calls -= 1
         name = endpoint(shard.endpoint)
         self._metrics.inc("kms_connector_core_calls", name, method.value, answer.status.name)
         self._metrics.observe("kms_connector_core_call_seconds", trio.current_time() - began, method.value)
@@ -105,14 +107,6 @@ class CoreDesk:
             self._metrics.set("kms_connector_core_window", float(window.limit), name)
             self._metrics.set("kms_connector_core_in_flight", float(window.in_flight), name)
             self._metrics.set("kms_connector_core_paused", float(bool(self._unusable[shard.endpoint])), name)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self.open_calls += 1
-        try:
-            yield
-        finally:
-            self.open_calls -= 1
 
 
 def words_of(answer: CoreAnswer) -> str:
