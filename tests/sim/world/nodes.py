@@ -46,7 +46,7 @@ class GatewayNode:
     def blocks(self) -> Sequence[Block]:
         """What it shows."""
         blocks = self.fork or self.chain.blocks
-        return blocks[: len(blocks) - self.lag] if self.lag else blocks
+        return blocks[: max(1, len(blocks) - self.lag)] if self.lag else blocks
 
     def push(self, block: Block) -> None:
         """Tell subscribers of a head."""
