@@ -8,30 +8,7 @@ from urllib.parse import urlsplit
 import click
 
 from kmsd.commands.options import EXIT_NO, common, print_json, refuse, say, settings_for
-
-DEADLINE = 5.0
-"""Seconds for the whole question."""
-
-
-def endpoint_url(address: str, path: str) -> str:
-    """URL of `path` for a daemon that listens on `host:port`; a wildcard address is asked on the loopback one."""
-    host, _, port = address.rpartition(":")
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-    return f"http://{host}:{port}{path}"
-
-
-def fetch(url: str) -> tuple[int, bytes]:
-    """Status and body of a GET. Raises OSError or http.client.HTTPException."""
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise OSError("it must be http://host:port")
-    connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=DEADLINE)
-    try:
-        connection.request("GET", parts.path or "/healthz")
-        answer = connection.getresponse()
-        return answer.status, answer.read(16_000_000)
-    finally:
-        connection.close()
+from kmsd.observe.asking import endpoint_url, fetch
 
 
 @click.command()

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from kmsd.commands.health import endpoint_url, fetch
 from kmsd.commands.options import EXIT_NO, EXIT_UNAVAILABLE, common, print_json, settings_for
 from kmsd.config import Settings
+from kmsd.observe.asking import endpoint_url, fetch
 
 REFRESH = 1.0
 """Seconds between refreshes of `--watch`."""

@@ -120,7 +120,7 @@ def _rest(read: _Series) -> Iterator[RenderableType]:
     held = "held" if read.one("tx_sender_lane_held") else "not held"
     paused = ", PAUSED" if read.one("tx_sender_lane_paused") else ""
     yield Text(
-        f"wallet:     {read.one('tx_sender_balance_wei') / 1e18:.6g} ETH, next nonce {read.one('tx_sender_nonce'):.0f}"
+        f"wallet:     {read.one('tx_sender_balance_wei') / 1e18:,.4f} ETH, next nonce {read.one('tx_sender_nonce'):.0f}"
         f", mined {read.one('tx_sender_chain_nonce'):.0f}, {read.one('tx_sender_in_flight'):.0f} in flight, "
         f"oldest unmined {duration(read.one('tx_sender_oldest_unmined_seconds'))}, lane {held}{paused}"
     )

@@ -16,6 +16,7 @@ from kmsd.config import NOWHERE, Settings
 from kmsd.core.client import open_core
 from kmsd.core.endpoints import BadEndpoint, parse_shards
 from kmsd.doctor import chains, services
+from kmsd.doctor.daemon import daemon
 from kmsd.doctor.database import database
 from kmsd.doctor.findings import Examination, Finding, error, guarded
 from kmsd.observe.health import Health
@@ -39,7 +40,10 @@ async def examine(settings: Settings) -> Sequence[Finding]:
         hosts = {chain_id: nodes[0] for chain_id, nodes in hosts_nodes.items()}
         for node in (*gateway, *hosts.values()):
             stack.push_async_callback(node.close)
-        plan: list[tuple[str, Examination]] = [("database", partial(database, settings, time))]
+        plan: list[tuple[str, Examination]] = [
+            ("daemon", partial(daemon, settings)),
+            ("database", partial(database, settings, time)),
+        ]
         for node in gateway:
             subject = f"gateway node {node.name}"
             plan += [

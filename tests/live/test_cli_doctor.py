@@ -12,6 +12,11 @@ import pytest
 import trio
 from conftest import Chains
 
+from kmsd.clock import SystemTime
+from kmsd.config import Settings
+from kmsd.observe.health import Health
+from kmsd.observe.metrics import Metrics
+from kmsd.observe.monitoring import Monitoring
 from kmsd.sandbox.buckets_process import Buckets
 from kmsd.sandbox.core_double_process import running_double
 from kmsd.wire.addresses import to_checksum
@@ -33,6 +38,7 @@ def toml(chains: Chains, database_url: str, core: str, **changes: str) -> str:
         "host_chains": f'[{{ chain_id = {deployed.host_chain_id}, url = "{chains.host.url}", '
         f'acl_address = "{to_checksum(deployed.acl)}" }}]',
         "kms_core_endpoints": json.dumps([core]),
+        "monitoring_endpoint": '"127.0.0.1:1"',
         "private_key": json.dumps(deployed.parties[0].tx.key.hex()),
         "allow_private_buckets": "true",
     } | {name.replace("__", "."): text for name, text in changes.items()}
@@ -137,6 +143,28 @@ async def test_everything_is_wrong_and_named(doctor: Doctor, chains: Chains, emp
     assert any(subject.startswith("ACL") and one["verdict"] == "error" for subject, one in found.items())
     for secret in (stranger, password, "secret-api-key"):
         assert secret not in printed
+
+
+async def test_what_the_running_daemon_says_of_itself(doctor: Doctor, chains: Chains, database_url: str) -> None:
+    health = Health(SystemTime())
+    settings = Settings(database_url, monitoring_endpoint="127.0.0.1:0", roles=("sender",))
+    made = Monitoring(settings, Metrics(), health, {})
+    async with trio.open_nursery() as nursery:
+        await nursery.start(made.run)
+        assert made.address is not None
+        where = "{}:{}".format(*made.address)
+        for name in ("database", "gateway node main"):
+            health.ok(name)
+        health.fault("wallet", "its key is disabled")
+        text = toml(chains, database_url, "http://127.0.0.1:1", monitoring_endpoint=json.dumps(where))
+        _, found, _ = await doctor(text)
+        nursery.cancel_scope.cancel()
+    assert found[f"daemon on {where}"]["words"] == "healthy"
+    said = found[f"daemon on {where}: wallet"]
+    assert (said["verdict"], said["words"].split(" (for")[0]) == ("error", "wallet: its key is disabled")
+    assert said["remedy"]
+    _, found, _ = await doctor(text)
+    assert found[f"daemon on {where}"]["words"] == "none runs there now"
 
 
 async def test_the_databases_schema_and_network_are_looked_at(

@@ -85,6 +85,7 @@ async def test_it_shows_what_is_and_follows_it() -> None:
         made.board.keys = [key("active"), key("destroyed", by_operator=True, reason="lost a share")]
         made.board.keys_at = made.health.now()
         await page.until("document.getElementById('verdict').textContent === 'not healthy'")
+        assert "A KMS Core shard does not answer" in await text(page, "#findings")
         assert "Requests wait for it" in await text(page, "#findings")
         assert "UNAVAILABLE connection refused" in await text(page, "#dependencies")
         assert "lost a share" in await text(page, "#keys")

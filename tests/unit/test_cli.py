@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from kmsd.cli import ALIASES, COMMANDS, cli
-from kmsd.commands.health import endpoint_url
 from kmsd.commands.progress import progress
 from kmsd.configuring.document import example_toml
+from kmsd.observe.asking import endpoint_url
 
 KEY = "5ec2e7" * 10 + "abcd"
 PASSWORD = "cli-password-1"
