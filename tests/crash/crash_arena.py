@@ -28,7 +28,7 @@ LOT = 120
 """Public decryptions that are prepared at once; user decryptions in proportion."""
 PATIENCE = 75.0
 """Seconds after which waiting for anything is a failure."""
-POLL = 0.1
+POLL = 0.25
 LIMIT = 15.0
 """Seconds within which everything must be done after a fault's end (issue 3), on a machine that is not starved."""
 
