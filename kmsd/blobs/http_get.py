@@ -21,6 +21,8 @@ from kmsd.wire.keccak import keccak256
 DEFAULT_PORTS = {"http": 80, "https": 443}
 RECEIVE = 65_536
 """Bytes of a piece where the length of the body is not known."""
+BUFFER = 131_072
+"""Bytes into which a connection receives; a reply that fits is copied out of it once."""
 MAX_HEAD = 65_536
 """Bytes of a reply's head."""
 DRAINED = 16_384
@@ -65,6 +67,8 @@ class _Connection:
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
+        self._buffer = bytearray(BUFFER)
         self.used_at = trio.current_time()
         self.reusable = False
         self.answered = False
@@ -75,55 +79,54 @@ class _Connection:
         with trio.CancelScope() as patience:
             patience.deadline = trio.current_time() + silence
             await self.stream.send_all(b"GET " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\n" + _TEXT)
-            received = bytearray()
-            while (end := received.find(b"\r\n\r\n")) < 0 and len(received) <= MAX_HEAD:
-                received += await self._receive(patience, silence)
-            head = _plain_head(bytes(received[:end])) if received.startswith(_PLAIN_OK) and end >= 0 else None
+            room, filled, end = memoryview(self._buffer), 0, -1
+            while end < 0 and filled < MAX_HEAD:
+                filled += await self._receive_into(room[filled:], patience, silence)
+                end = self._buffer.find(b"\r\n\r\n", 0, filled)
+            head = _plain_head(bytes(room[:end])) if end >= 0 and self._buffer.startswith(_PLAIN_OK) else None
             if head is None:
-                return await self._other(host, target, received, max_bytes, patience, silence)
+                return await self._other(host, target, bytes(room[:filled]), max_bytes, patience, silence)
             size, ct_format, closes = head
             _must_fit(size, max_bytes)
-            body = await self._body(memoryview(received)[end + 4 :], size, patience, silence)
+            start = end + 4
+            if filled - start > size:
+                raise BlobUnavailable(BlobFault.BROKEN, f"more than the announced {size} bytes")
+            if start + size <= BUFFER:
+                await self._fill(room[: start + size], filled, patience, silence)
+                body = bytes(room[start : start + size])
+            else:
+                large = bytearray(size)
+                large[: filled - start] = room[start:filled]
+                await self._fill(memoryview(large), filled - start, patience, silence)
+                body = bytes(large)
             self.reusable = not closes
             return Reply(200, body, b"", ct_format, None, None)
         raise BlobUnavailable(BlobFault.STALLED, f"{silence:g} s")
 
-    async def _receive(self, patience: trio.CancelScope, silence: float) -> bytes | bytearray:
-        """More bytes. Raises BrokenResourceError at the end of the stream."""
-        piece = await self.stream.receive_some(RECEIVE)
-        if not piece:
+    async def _fill(self, room: memoryview, filled: int, patience: trio.CancelScope, silence: float) -> None:
+        """Receive until `room` is full."""
+        while filled < len(room):
+            filled += await self._receive_into(room[filled:], patience, silence)
+
+    async def _receive_into(self, room: memoryview, patience: trio.CancelScope, silence: float) -> int:
+        """At least one more byte into `room`; how many. Raises BrokenResourceError at the end of the stream."""
+        if self._socket is not None:
+            count = await self._socket.recv_into(room)
+        else:
+            piece = await self.stream.receive_some(len(room))
+            count = len(piece)
+            room[:count] = piece
+        if not count:
             raise trio.BrokenResourceError
         self.answered = True
         patience.deadline = trio.current_time() + silence
-        return piece
-
-    async def _body(self, begun: memoryview, size: int, patience: trio.CancelScope, silence: float) -> bytes:
-        if len(begun) > size:
-            raise BlobUnavailable(BlobFault.BROKEN, f"more than the announced {size} bytes")
-        if len(begun) == size:
-            return bytes(begun)
-        body = bytearray(size)
-        room, at = memoryview(body), len(begun)
-        room[:at] = begun
-        socket = self.stream.socket if isinstance(self.stream, trio.SocketStream) else None
-        while at < size:
-            if socket is not None:
-                count = await socket.recv_into(room[at:])
-            else:
-                piece = await self.stream.receive_some(size - at)
-                count = len(piece)
-                room[at : at + count] = piece
-            if not count:
-                raise BlobUnavailable(BlobFault.BROKEN, f"{at} of {size} bytes")
-            at += count
-            patience.deadline = trio.current_time() + silence
-        return bytes(body)
+        return count
 
     async def _other(
         self,
         host: bytes,
         target: bytes,
-        received: bytearray,
+        received: bytes,
         max_bytes: int,
         patience: trio.CancelScope,
         silence: float,
@@ -132,7 +135,7 @@ class _Connection:
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         http.send(h11.Request(method="GET", target=target, headers=[("Host", host.decode()), *_HEADERS]))
         http.send(h11.EndOfMessage())
-        http.receive_data(bytes(received))
+        http.receive_data(received)
         response: h11.Response | None = None
         parts: list[bytes] = []
         size = 0
