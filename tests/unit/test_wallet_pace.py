@@ -84,3 +84,15 @@ async def test_a_service_that_grants_nothing_is_asked_now_and_then(autojump_cloc
     await ask(pace, service, 30.0)
     assert pace.rate == LEAST
     assert service.throttled < 30 * LEAST + CALLERS * 2
+
+
+async def test_calls_that_were_under_way_at_once_slow_down_once(autojump_clock: MockClock) -> None:
+    pace = Pace()
+    for _ in range(100):
+        await trio.sleep(0.01)
+        pace.answered()
+    asked_at = trio.current_time()
+    await trio.sleep(LATENCY)
+    for _ in range(CALLERS):
+        pace.throttled(asked_at)
+    assert 80 < pace.rate < 100
