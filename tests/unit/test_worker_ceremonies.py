@@ -1,5 +1,6 @@
 """Ceremonies through the whole worker: each kind, every transition, and what nobody but an operator may give up."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from kmsd.ports import CoreMethod, KeyAllowance, StatusCode
 from kmsd.sandbox.core_double_results import key_digests
 from kmsd.wire.eip712 import Domain
 from kmsd.wire.v0_11 import views
+from kmsd.working.hands import CEREMONY_ROOM
 
 KINDS: dict[Kind, Callable[[World], Row]] = {
     Kind.PREP_KEYGEN: lambda world: world.prep(),
@@ -589,3 +591,36 @@ async def test_a_withdrawn_ceremony_is_left_alone(autojump_clock: MockClock) -> 
         del world.store.rows[Kind.CRSGEN, row.id]
         await world.until(lambda: not world.worker.in_flight[Kind.CRSGEN])
     assert row.fields is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Beside decryptions (QU4)
+
+
+@pytest.mark.guarantee("QU4")
+async def test_stuck_decryptions_leave_ceremonies_running(autojump_clock: MockClock) -> None:
+    """Every place for decryptions is taken, and more wait; with real parts: tests/live/test_worker_isolation.py."""
+    world = World(task_limit=10)
+    rows = [world.public(number) for number in range(1, 31)] + [world.user(number) for number in range(1, 31)]
+    world.core.latency = float("inf")
+    async with world.running():
+        await world.until(lambda: Counter(row.status for row in rows)["under_process"] == 20)
+        ceremonies = [world.prep(9), world.keygen(9), world.crsgen(), world.prss(), world.reshare()]
+        for row in ceremonies:
+            world.wakeups.ring(row.kind, is_response=False)
+        await world.until(lambda: {row.status for row in ceremonies} == {"completed"}, 60.0)
+    assert {row.status for row in rows} == {"pending", "under_process"}
+
+
+@pytest.mark.guarantee("QU4")
+async def test_stuck_ceremonies_leave_decryptions_running(autojump_clock: MockClock) -> None:
+    world = World()
+    ceremonies = [world.crsgen(number, block_number=number) for number in range(1, 101)]
+    world.core.ceremony = float("inf")
+    async with world.running():
+        await world.until(lambda: world.core.open[CoreMethod.GET_CRS_GEN_RESULT] == CEREMONY_ROOM)
+        rows = [world.public(1), world.user(1)]
+        for row in rows:
+            world.wakeups.ring(row.kind, is_response=False)
+        await world.until(lambda: {row.status for row in rows} == {"completed"}, 10.0)
+    assert "completed" not in {row.status for row in ceremonies}
