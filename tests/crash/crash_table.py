@@ -25,7 +25,9 @@ HEADING = "# Crash suite\n"
 
 @attrs.define
 class Tally:
-    """One kind of fault over its rounds. `recoveries` are seconds from the end of the fault until all was done."""
+    """One kind of fault over its rounds. `recoveries` are seconds from the end of the fault until all was done,
+    `loads` the machine's load averages (one minute) at these moments.
+    """
 
     fault: str
     group: str
@@ -34,6 +36,7 @@ class Tally:
     lost: int = 0
     doubled: int = 0
     recoveries: list[float] = attrs.field(factory=list)
+    loads: list[float] = attrs.field(factory=list)
     at: str = ""
 
 
@@ -59,6 +62,7 @@ def record(group: str, fault: str, events: int, lost: int, doubled: int, recover
     tally.lost += lost
     tally.doubled += doubled
     tally.recoveries.append(round(recovery, 2))
+    tally.loads.append(round(os.getloadavg()[0], 1))
     tally.at = datetime.now(UTC).date().isoformat()
     known[fault] = {"run": run, "tally": attrs.asdict(tally)}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +87,7 @@ def markdown(tallies: Sequence[Tally], machine: str) -> str:
         "from the end of the fault (or the start of the killed daemon's successor) until everything is done, its start",
         "included.",
         "",
-        f"Last run {max((one.at for one in tallies), default='never')}, {machine}.",
+        f"Last run {max((one.at for one in tallies), default='never')}, {machine}. {_busy(tallies)}",
         "",
         "| fault | rounds | events | lost | doubled | recovery, median | longest |",
         "|---|--:|--:|--:|--:|--:|--:|",
@@ -102,6 +106,11 @@ def markdown(tallies: Sequence[Tally], machine: str) -> str:
         f"| **{max(times):.1f} s** |"
     )
     return "\n".join(lines) + "\n"
+
+
+def _busy(tallies: Sequence[Tally]) -> str:
+    loads = [load for one in tallies for load in one.loads]
+    return f"Load average meanwhile: {statistics.median(loads):.0f}." if loads else ""
 
 
 def in_order(known: Mapping[str, Any]) -> list[Tally]:
