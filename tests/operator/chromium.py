@@ -72,6 +72,7 @@ class Page:
             await self.do(f"{domain}.enable")
         await self.look(width=width, height=height, dark=dark)
         await self.do("Page.navigate", url=url)
+        await self.until(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
 
     async def look(self, *, width: int, height: int, dark: bool) -> None:
         """Take the form of a screen: its size in CSS pixels (narrow: a phone), light or dark."""
