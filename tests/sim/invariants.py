@@ -332,6 +332,9 @@ class Audit:
         for row in (*database.requests.values(), *database.responses.values()):
             if row.status in ("pending", "under_process") and not self._is_orphan(row):
                 return f"{row.kind.value} {ids.short(row.id)} is {row.status}: {row.last_error}"
+        for row in database.requests.values():
+            if row.kind is not Kind.PRSS_INIT and row.key not in head.state.requests and not row.orphaned:
+                return f"EV5: {row.kind.value} {ids.short(row.id)} fell out of the chain and is {row.status}"
         for lane in database.lanes.values():
             for entry in lane.journal.values():
                 if entry.state is TxState.SIGNED and not self._is_superseded(lane, entry):

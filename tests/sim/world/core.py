@@ -67,10 +67,19 @@ class Core:
     epoch: int = 0
 
     def restart(self) -> None:
-        """Decryptions and preparations are forgotten; keys, CRS and re-sharings are kept."""
+        """Decryptions and unfinished preparations are forgotten; keys, CRS and re-sharings are kept.
+
+        A real Core forgets finished preparations too; then only its operators can go on, which is no end for a world.
+        """
         self.epoch += 1
-        kept = (Kind.KEYGEN, Kind.CRSGEN, Kind.KEY_RESHARE)
-        self.entries = {key: entry for key, entry in self.entries.items() if key[0] in kept}
+        now = trio.current_time()
+        kept = {
+            key: entry
+            for key, entry in self.entries.items()
+            if key[0] in (Kind.KEYGEN, Kind.CRSGEN, Kind.KEY_RESHARE)
+            or (key[0] is Kind.PREP_KEYGEN and entry.ends_at <= now)
+        }
+        self.entries = kept
 
     def status_of(self, method: CoreMethod) -> StatusCode | None:
         """What calls are answered just now, whatever they say."""

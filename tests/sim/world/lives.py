@@ -197,12 +197,10 @@ class Link:
 
 
 def brief(result: object) -> str:
-    """A result in few words, the same in every process."""
-    if isinstance(result, (list, tuple)) and len(result) > 4:
-        return f"[{len(result)}] {_hash(result)}"
-    text = repr(result)
-    return text if len(text) < 60 else f"{text[:24]}… {_hash(text)}"
-
-
-def _hash(value: object) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
+    """A result in few words, the same in every process; what rows become of it is told besides."""
+    if result is None or isinstance(result, (bool, int, float, str)):
+        return str(result)
+    if isinstance(result, list):
+        return f"[{len(result)}]" if len(result) > 3 else f"[{' '.join(map(brief, result))}]"
+    told = getattr(result, "error", None) or getattr(result, "status", None) or getattr(result, "id", None)
+    return f"{type(result).__name__}{'' if told is None else f' {told}'}"
