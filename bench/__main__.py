@@ -47,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         except (Stalled, RuntimeError) as error:
             console.print(f"{name}: {error}", style="red", markup=False)
             failed = True
+        else:
+            console.print(f"  {name}: {json.dumps(attrs.asdict(results[name]))}", markup=False, soft_wrap=True)
     _say_around(console)
     console.print(_table(results))
     if options.plots is not None:
