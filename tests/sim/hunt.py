@@ -27,9 +27,13 @@ def hunt_one(name: str, seeds: int, first: int, seconds: float) -> Found:
     from .simulation import simulate
 
     began = time.monotonic()
+    needs = MUTANTS[name].needs
     for seed in range(first, first + seeds):
+        plan = draw(seed)
+        if needs and not any(fault.what.startswith(tuple(needs)) for fault in plan.faults):
+            continue
         try:
-            wrong = simulate(draw(seed)).wrong
+            wrong = simulate(plan).wrong
         except Exception as error:  # whatever breaks was found
             wrong = f"{type(error).__name__}: {error}"
         if wrong is not None:

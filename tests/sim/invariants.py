@@ -56,6 +56,7 @@ class Audit:
         self._orphans: dict[bytes, None] = {}
         self._seen_blocks: dict[bytes, None] = {}
         self._keygens_sent: dict[int, None] = {}
+        self._scanned_by: dict[bytes, dict[str, None]] = {}
         database = world.database
         database.on_change = self.changed
         database.on_journal = self.journaled
@@ -102,6 +103,7 @@ class Audit:
         while block is not None and block.number > lowest:
             if block.hash not in node.lied_about:
                 for one in block.requests:
+                    self._scanned_by.setdefault(one.content.tx_hash, {})[node_name] = None
                     if one.content.kind in BY_STREAM[stream] and "0x" + one.content.tx_hash.hex() not in node.omits:
                         self._must_be_stored(one, node_name, end)
             block = world.chain.ever.get(block.parent)
@@ -223,6 +225,9 @@ class Audit:
                 self._told.setdefault(key, {})[one] = None
         else:
             self._told.setdefault(key, {}).update(meanings)
+            witnesses = [len(self._scanned_by.get(one.tx_hash, ())) for one in meanings]
+            if world.plan.nodes > 1 and kind is not Kind.PRSS_INIT and max(witnesses, default=0) < 2:
+                self.wrong(f"decisions.md 12: {what} was sent to the Core on one node's word")
         completed = self._completed_at.get(key)
         if completed is not None and trio.current_time() - completed > REPEATED_AFTER and kind is not Kind.PRSS_INIT:
             self.wrong(f"EV7: {what} was sent to the Core again after it was completed")

@@ -21,11 +21,15 @@ TESTS = Path(__file__).parents[1]
 
 @attrs.frozen
 class Mutant:
-    """`edits`: pairs of a text that stands exactly once in the module's source, and what stands there instead."""
+    """`edits`: pairs of a text that stands exactly once in the module's source, and what stands there instead.
+
+    `needs`: only plans with one of these faults can show it; others are passed over, and counted.
+    """
 
     module: str
     edits: Sequence[tuple[str, str]]
     breaks: str
+    needs: Sequence[str] = ()
 
     @property
     def path(self) -> Path:
@@ -46,7 +50,9 @@ class Mutant:
 def _read() -> Mapping[str, Mutant]:
     listed = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())["mutant"]
     return {
-        one["name"]: Mutant(one["module"], [(edit["old"], edit["new"]) for edit in one["edit"]], one["breaks"])
+        one["name"]: Mutant(
+            one["module"], [(edit["old"], edit["new"]) for edit in one["edit"]], one["breaks"], one.get("needs", ())
+        )
         for one in listed
     }
 

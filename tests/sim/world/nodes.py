@@ -209,11 +209,11 @@ class NodePort:
         taken = await node.link.exchange(
             life, f"{node.name}.sync", lambda: node.answer(ordinary), deadline=deadline, write=True
         )
-        if taken.error is not None:
+        if taken.error is not None or not isinstance(taken.result, str):
             return taken
         for _ in range(4):
             await trio.sleep(0.5)
-            receipt = node.blocks[-1].state.mined.get(bytes.fromhex(str(taken.result)[2:]))
+            receipt = node.blocks[-1].state.mined.get(bytes.fromhex(taken.result[2:]))
             if receipt is not None:
                 return RpcAnswer(receipt)
         return RpcAnswer(None, RpcError(4, "the transaction was added to the mempool but not processed in time"))
