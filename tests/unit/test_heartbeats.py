@@ -103,6 +103,20 @@ async def test_a_worker_that_waits_for_its_dependencies_is_alive(autojump_clock:
         await trio.sleep(LONG)
 
 
+async def test_a_worker_with_full_hands_is_alive(autojump_clock: MockClock) -> None:
+    world = worker_world.World(task_limit=1)
+    for number in range(1, 4):
+        world.public(number)
+
+    async def for_long(*arguments: Any, **named: Any) -> Any:
+        await trio.sleep_forever()
+
+    world.core.call = for_long  # type: ignore[method-assign]
+    async with world.running(), always(alive(world.health)):
+        await trio.sleep(2 * LONG)
+        assert sum(world.worker.in_flight.values()) == 1
+
+
 async def test_a_sender_that_waits_for_its_dependencies_is_alive(autojump_clock: MockClock) -> None:
     world = sender_world.World()
     async with world.running(), always(alive(world.health)):
