@@ -30,9 +30,13 @@ async def rewind(around: Around, node: Node, stream: Stream, cursor: BlockRef, s
     reason = f"node {node.name}: {sign}; read again after block {fork.number}"
     if orphaned:
         await _let_others_read_again(around, node, stream, fork.number)
-    moved = await around.store.rewind(Rewind(node.name, stream, cursor, fork, orphaned, reason))
-    if not moved:
-        return None
+    to = fork
+    while not await around.store.rewind(Rewind(node.name, stream, cursor, to, orphaned, reason)):
+        # Another node's reader saw the same and took this cursor back too (below): what fell falls all the same.
+        moved = await around.store.cursor(node.name, stream)
+        if moved is None or moved.number > fork.number or not orphaned:
+            return None
+        cursor = to = moved
     around.metrics.inc("kms_connector_listener_reorganisations", node.name, stream.value)
     log.warning("%s was reorganised: %s; %d requests fell with it", stream.value, reason, len(orphaned))
     for row in orphaned:
@@ -42,7 +46,7 @@ async def rewind(around: Around, node: Node, stream: Stream, cursor: BlockRef, s
             )
         else:
             around.metrics.inc("kms_connector_listener_withdrawn", OPERATIONS[row.kind].label)
-    return fork
+    return to
 
 
 async def _let_others_read_again(around: Around, node: Node, stream: Stream, number: int) -> None:
