@@ -367,7 +367,10 @@ class MemoryStore:
         if self.cursors.get(key) != rewind.expected:
             return False
         for ref in rewind.orphaned:
-            if self.rows[ref.kind, ref.id].already_sent:
+            row = self.rows.get((ref.kind, ref.id))
+            if row is None or row.arrival.block_hash != ref.block_hash:
+                continue  # the row decides, as in the real store
+            if row.already_sent:
                 self.reported.append(ref)
             else:
                 del self.rows[ref.kind, ref.id]
