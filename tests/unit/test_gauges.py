@@ -219,3 +219,30 @@ async def test_what_a_cores_health_answer_means(
     health, metrics, _ = await run_probes(AnsweringCore(answer), {}, 1.0)
     assert health.is_up("core http://c:1") is is_up
     assert metrics.value("kms_connector_core_serving", "http://c:1") == is_serving
+
+
+async def test_a_key_whose_state_changed_is_told_once(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Registry(CountingStore):
+        """A store whose only key changes its state."""
+
+        state = "active"
+
+        async def key_registry(self) -> Sequence[Mapping[str, Any]]:
+            """The port's verb."""
+            who = {"changed_by": "ann@vault", "reason": "audit"}
+            return [{"kind": "key", "id": f"{4 << 248 | 1:064x}", "state": self.state, **who}]
+
+    store = Registry(Backlog([], 0, 0))
+    gauges = Gauges(SETTINGS, cast(Store, store), Metrics(), Health(VirtualTime()), None, None, Board())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gauges.run)
+        await trio.sleep(3 * SETTINGS.gauge_update_interval)
+        assert not caplog.records
+        store.state = "suspended"
+        await trio.sleep(3 * SETTINGS.gauge_update_interval)
+        nursery.cancel_scope.cancel()
+    (line,) = [record for record in caplog.records if record.name == "kmsd.gauges"]
+    assert line.getMessage() == "key:1 is suspended now, it was active"
+    assert (line.__dict__["by"], line.__dict__["reason"]) == ("ann@vault", "audit")
