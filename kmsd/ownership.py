@@ -47,7 +47,7 @@ class Ownership:
                     self._epoch = await self._store.enrol(self._instance_name, self._roles)
                     self._enrolled.set()
                     log.info("owner epoch %d as %s", self._epoch, self._instance_name)
-                elif not await self._store.beat(self._epoch):
+                elif not await self._store.beat(self._epoch) and not self._left:
                     log.error("owner epoch %d was declared dead while this process lived; enrolling again", self._epoch)
                     self._epoch = None
                     self._enrolled = trio.Event()

@@ -21,14 +21,15 @@ log = logging.getLogger("kmsd.listener")
 
 ADOPTED_OVERLAP = 100
 """Blocks read again below a cursor of the Rust connector, whose cursor may pass events that it lost
-(reference-connector.md 3.1, L2)."""
+(reference-connector.md 3.1, L2), and below another node's cursor that stands on a history which this node does not
+show: what that history's blocks hold here was read by nobody."""
 
 
 LAG_PAUSE = 0.1
 """Seconds before a node that does not have the block yet is asked again; doubling."""
 PATIENCE = 3
-"""Failures of the database in a row after which ranges get shorter, whatever the reason; at once when it was too slow: a
-range may be too much for a statement's deadline."""
+"""Failures of the database in a row after which ranges get shorter, whatever the reason; at once when it was too slow:
+a range may be too much for a statement's deadline."""
 
 
 class _Position(NamedTuple):
@@ -210,7 +211,9 @@ class StreamReader:
         name = f"{self.stream.value} on node {self.node.name}"
         lowest = await self._around.store.lowest_cursor(self.stream)
         if lowest is not None:
-            last_read = lowest.number if lowest.hash else max(-1, lowest.number - ADOPTED_OVERLAP)
+            last_read = lowest.number
+            if not await self._has(lowest):
+                last_read = max(-1, lowest.number - ADOPTED_OVERLAP)
             log.info("%s has no cursor: reading after block %d, where the stream stands", name, last_read)
             return last_read
         is_decryption = self.stream is Stream.DECRYPTION
@@ -228,6 +231,13 @@ class StreamReader:
             "decryption_from_block_number" if is_decryption else "kms_operation_from_block_number",
         )
         return first - 1
+
+    async def _has(self, cursor: BlockRef) -> bool:
+        """Whether another node's cursor stands on this node's chain. Raises DependencyDown, Unproven."""
+        if not cursor.hash:
+            return False
+        hashes = await block_hashes(self.node, [cursor.number], deadline=self._around.settings.rpc_timeout)
+        return hashes[cursor.number] == cursor.hash
 
     async def _look_below(self, position: _Position, head: int) -> None:
         """The head stays below the cursor: does the node lag, or was its chain cut back to another history?"""
