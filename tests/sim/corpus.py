@@ -36,6 +36,29 @@ PLANS: dict[str, Plan] = {
             'amount":0.339},{"what":"wallet.fail","at":15.4,"lasts":7.48,"target":0,"amount":0.277},{"what":"node'
             '.lose","at":19.29,"lasts":8.08,"target":0,"amount":0.324}]}'
         ),
+        "a new node began where another stood on a history that was gone": (
+            '{"seed":213,"nodes":2,"daemons":1,"shards":1,"nitro":false,"pushes":true,"remote_wallet":false,"conf'
+            'irmations":0,"block_interval":4.0,"asks":[{"at":4.25,"kind":"user_decryption","number":1,"variant":"'
+            'good","others":0.0},{"at":6.21,"kind":"public_decryption","number":0,"variant":"good","others":0.0},'
+            '{"at":10.28,"kind":"crsgen","number":300,"variant":"good","others":0.0}],"faults":[{"what":"daemon.k'
+            'ill","at":3.84,"lasts":4.11,"target":1,"amount":0.371},{"what":"chain.reorg","at":7.3,"lasts":0.0,"t'
+            'arget":1,"amount":0.246},{"what":"chain.reorg","at":7.68,"lasts":0.0,"target":0,"amount":0.318},{"wh'
+            'at":"db.lose","at":17.23,"lasts":3.63,"target":1,"amount":0.107}]}'
+        ),
+        "a heartbeat answered while leaving was told as a death": (
+            '{"seed":210,"nodes":2,"daemons":1,"shards":1,"nitro":false,"pushes":true,"remote_wallet":true,"confi'
+            'rmations":0,"block_interval":2.0,"asks":[{"at":1.25,"kind":"crsgen","number":300,"variant":"good","o'
+            'thers":0.0},{"at":6.37,"kind":"public_decryption","number":2,"variant":"good","others":0.0},{"at":6.'
+            '76,"kind":"public_decryption","number":1,"variant":"good","others":0.0},{"at":7.04,"kind":"user_decr'
+            'yption","number":3,"variant":"good","others":0.0},{"at":7.94,"kind":"public_decryption","number":0,"'
+            'variant":"good","others":20.0},{"at":8.54,"kind":"prep_keygen","number":200,"variant":"good","others'
+            '":0.0},{"at":9.54,"kind":"keygen","number":200,"variant":"good","others":0.0}],"faults":[{"what":"no'
+            'de.lose","at":8.0,"lasts":9.64,"target":0,"amount":0.803},{"what":"daemon.stop","at":9.08,"lasts":1.'
+            '66,"target":0,"amount":0.907},{"what":"db.lose","at":12.01,"lasts":7.11,"target":0,"amount":0.094},{'
+            '"what":"node.omits","at":13.69,"lasts":7.11,"target":0,"amount":0.483},{"what":"db.held","at":16.78,'
+            '"lasts":24.55,"target":1,"amount":0.785},{"what":"chain.reorg","at":20.2,"lasts":0.0,"target":1,"amo'
+            'unt":0.404}]}'
+        ),
     }.items()
 }
 """Shrunk plans by what they showed."""

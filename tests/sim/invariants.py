@@ -99,7 +99,7 @@ class Audit:
         if block is None or block.number != end.number:
             self.wrong(f"EV3: the cursor of {node_name} stands at block {end.number}, which never was")
             return
-        lowest = expected.number if expected is not None else -1
+        lowest = expected.number if expected is not None else self._beginning(node_name, stream, block)
         while block is not None and block.number > lowest:
             if block.hash not in node.lied_about:
                 for one in block.requests:
@@ -107,6 +107,17 @@ class Audit:
                     if one.content.kind in BY_STREAM[stream] and "0x" + one.content.tx_hash.hex() not in node.omits:
                         self._must_be_stored(one, node_name, end)
             block = world.chain.ever.get(block.parent)
+
+    def _beginning(self, node_name: str, stream: Stream, end: Block) -> int:
+        """The block after which a node without a cursor has to read: where another one stands, on the same history."""
+        cursors = self._world.database.cursors.items()
+        others = [ref for (name_, one), ref in cursors if one is stream and name_ != node_name]
+        if not others:
+            return -1
+        lowest, block = min(others), end
+        while block.number > lowest.number:
+            block = self._world.chain.ever[block.parent]
+        return lowest.number if block.hash == lowest.hash else -1
 
     def _must_be_stored(self, one: Included, node_name: str, end: BlockRef) -> None:
         database = self._world.database
@@ -175,6 +186,8 @@ class Audit:
                 self.wrong(f"QU6: {what} is stored and its request is not completed")
         if isinstance(after, Request) and after.status == "failed":
             self._check_failure(what, after)
+        if isinstance(after, Response) and after.status == "failed" and len(self._meanings.get(after.key, {})) < 2:
+            self.wrong(f"QU5: the {what} failed though nothing refused it for good: {after.last_error}")
 
     def _check_transition(self, what: str, verb: str, actor: int | None, before: Row, after: Row) -> None:
         if before.status == "completed" and after.status != "completed":

@@ -26,6 +26,7 @@ class _Tally:
     replaced: int = 0
     conflicts: int = 0
     leased: list[Claimed] = attrs.field(factory=list)
+    fresh: list[Arrival] = attrs.field(factory=list)
 
 
 class ListenerVerbs(StoreBase):
@@ -84,6 +85,7 @@ class ListenerVerbs(StoreBase):
                 replaced=tally.replaced,
                 conflicts=tally.conflicts,
                 leased=tally.leased,
+                fresh=tally.fresh,
             )
 
         return await self.run("record_range", work)
@@ -140,6 +142,7 @@ class ListenerVerbs(StoreBase):
             else:
                 self.notify(kind, is_response=False)
         tally.stored[kind] = len(fresh)
+        tally.fresh += [one for one in arrivals if first[one.id] is one and one.id in fresh]
         if unconfirmed:
             for arrival in arrivals:
                 db.sightings[kind, arrival.id, record.node] = Sighting(
