@@ -1,6 +1,5 @@
 """The sender on anvil with the real contracts' doubles: windows, faults, reorganisations, every known revert."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -74,19 +73,6 @@ def _keygen_of(gateway: LiveGateway, prep_keygen_id: int) -> Any:
     )
     records = gateway._records([{"logs": logs}])
     return next(r for r in records if type(r).__name__ == "KeygenRequest" and r.prep_keygen_id == prep_keygen_id)
-
-
-@pytest.mark.guarantee("TX2")
-async def test_a_thousand_waiting_responses_with_interval_mining(gateway: LiveGateway) -> None:
-    world = LiveWorld(gateway)
-    gateway.store(world.store, gateway.ask_public(1000))
-    interval(gateway, 1)
-    started = time.monotonic()
-    async with world.running():
-        await world.until(world.all_completed)
-    print(f"1000 responses in {time.monotonic() - started:.1f} s")
-    world.check(1000)
-    assert len(world.store.journal) == 1000
 
 
 @pytest.mark.guarantee("TX2")
