@@ -34,6 +34,8 @@ LATE_COMPLETIONS = frozenset({"answered", "finished", "settle.completed"})
 """Changes that need no lease: a verified success completes its row whoever has it."""
 GIVEN = frozenset({"reclaim", "release", "release_stale", "explain", "confirm", "relocate", "orphan", "replace"})
 """Changes that are nobody's try at the row."""
+OVERLAP = 2
+"""Blocks before the cursor that are read again (`rescan_overlap`)."""
 REPEATED_AFTER = 20.0
 """Seconds after a row's completion after which nobody may send it to a Core any more."""
 
@@ -103,10 +105,18 @@ class Audit:
         while block is not None and block.number > lowest:
             if block.hash not in node.lied_about:
                 for one in block.requests:
-                    self._scanned_by.setdefault(one.content.tx_hash, {})[node_name] = None
                     if one.content.kind in BY_STREAM[stream] and "0x" + one.content.tx_hash.hex() not in node.omits:
                         self._must_be_stored(one, node_name, end)
             block = world.chain.ever.get(block.parent)
+        self._testify(node_name, end, lowest)
+
+    def _testify(self, node_name: str, end: BlockRef, lowest: int) -> None:
+        """Which node has shown which requests: also those of blocks that were read again, which it once hid."""
+        block = self._world.chain.ever.get(end.hash)
+        while block is not None and block.number > lowest - OVERLAP:
+            for one in block.requests:
+                self._scanned_by.setdefault(one.content.tx_hash, {})[node_name] = None
+            block = self._world.chain.ever.get(block.parent)
 
     def _beginning(self, node_name: str, stream: Stream, end: Block) -> int:
         """The block after which a node without a cursor has to read: where another one stands, on the same history."""
