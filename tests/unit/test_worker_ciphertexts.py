@@ -190,9 +190,10 @@ async def test_never_more_than_the_budget_is_downloaded_or_held(autojump_clock: 
 
 
 async def _all(work: object, count: int) -> None:
-    async with trio.open_nursery() as nursery:
-        for number in range(count):
-            nursery.start_soon(work, number)  # type: ignore[arg-type]
+    with trio.fail_after(600.0):
+        async with trio.open_nursery() as nursery:
+            for number in range(count):
+                nursery.start_soon(work, number)  # type: ignore[arg-type]
 
 
 async def test_one_larger_object_teaches_the_size_of_all_of_its_type(autojump_clock: MockClock) -> None:
