@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from sender_world import PUBLIC_BASE, Group, World
+from sender_world import PUBLIC_BASE, Group, MemoryLane, World
 from trio.testing import MockClock
 
 from kmsd.chain.nonces import Flight
 from kmsd.operations.kinds import Kind
-from kmsd.ports import JournalEntry, RpcCall, RpcError
+from kmsd.ports import JournalEntry, ResponseOutcome, RpcCall, RpcError
 from kmsd.sending import receipts
+from kmsd.sending.confirmer import CONFIRM_BATCH
 from kmsd.sending.questions import Questions
 from kmsd.sending.receipts import MOST_BLOCKS, PAUSE, WORTH, Receipts
 
@@ -147,3 +148,35 @@ async def test_garbage_instead_of_receipts_costs_nothing(answer: Any, autojump_c
     flights = await look(blocks)
     assert len(await blocks.receipts.of(flights)) == 64
     assert blocks.asked(BY_HASH) == 64
+
+
+@pytest.mark.guarantee("TX1")
+async def test_a_reorganisation_while_a_block_is_being_settled(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read of the undone block is forgotten: in its place the rest of the transactions were reverted."""
+    first, second, third = 64, 256, 400
+    world = filled(first + second + third)
+    settle = MemoryLane.settle
+    settled: list[tuple[int, int]] = []
+
+    async def settle_then_reorganise(
+        lane: MemoryLane, entries: Sequence[JournalEntry], outcomes: Sequence[ResponseOutcome] = ()
+    ) -> Sequence[bool]:
+        applied = await settle(lane, entries, outcomes)
+        if world.chain.head.number == 3 and not settled:
+            settled.extend((entry.nonce, entry.attempt) for entry in entries)
+            kept = {world.store.journal[key].id for key in settled}
+            world.model.requested = lambda row_id: row_id in kept or row_id < PUBLIC_BASE + first + second
+            world.chain.reorganise(1, forget=False, empty_blocks=0)
+            world.chain.mine()
+        return applied
+
+    monkeypatch.setattr(MemoryLane, "settle", settle_then_reorganise)
+    async with world.running(block_interval=None):
+        for count in (first, second, third):
+            await world.until(lambda count=count: len(world.chain.pending(world.wallet.address)) == count)
+            world.chain.mine()
+        await world.until(lambda: all(row.status in ("completed", "failed") for row in world.store.rows.values()))
+    assert len(settled) == CONFIRM_BATCH
+    assert [row.status for row in world.store.rows.values()].count("failed") == third - CONFIRM_BATCH
