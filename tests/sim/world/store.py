@@ -177,6 +177,8 @@ class Owners(StoreBase):
         return await self.run("beat", work)
 
     def _connect(self, name: str) -> None:
+        if self._presence is not None and name != self._name:
+            self._close(self._presence, self._name)
         if self._presence is None or not self._presence.alive:
             self._presence, self._name = Session(), name
             presence = self._presence
