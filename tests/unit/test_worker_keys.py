@@ -1,5 +1,5 @@
-"""What the worker makes of the registry of keys: what is forbidden waits or fails in words, activation follows the chain,
-and a new or adopted daemon refuses nothing.
+"""What the worker makes of the registry of keys: what is forbidden waits or fails in words, activation follows the
+chain, and a new or adopted daemon refuses nothing.
 """
 
 from typing import Any
