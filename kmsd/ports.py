@@ -47,8 +47,8 @@ class DependencyDown(Exception):
     """A dependency could not be asked (no connection, deadline, 5xx, wrong chain). Never blames a request.
 
     `name` says which one as an operator knows it: "gateway node main", "host chain 11155111", "database", "bucket …",
-    "core http://…:50051"; `detail` has no secret in it. `too_slow`: it was asked and gave no answer within the deadline,
-    so that asking for less may help.
+    "core http://…:50051"; `detail` has no secret in it. `too_slow`: it was asked and gave no answer in time, so that asking
+    for less may help.
     """
 
     def __init__(self, name: str, detail: str, *, too_slow: bool = False) -> None:
@@ -730,7 +730,7 @@ class Store(Protocol):
         """Lease due ceremonies: sent ones to poll, and per Core the first unsent one in chain order with its slot."""
 
     async def leased(self, kind: Kind, owner: int) -> Sequence[int]:
-        """Ids of the requests of `kind` that wait for a task of `owner` to end: finds leases whose claim's reply was lost.
+        """Ids of the requests of `kind` that wait for a task of `owner` to end: finds claims whose reply was lost.
 
         Under process in its name, or so before a reorganisation replaced or withdrew them.
         """
