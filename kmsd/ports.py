@@ -47,8 +47,8 @@ class DependencyDown(Exception):
     """A dependency could not be asked (no connection, deadline, 5xx, wrong chain). Never blames a request.
 
     `name` says which one as an operator knows it: "gateway node main", "host chain 11155111", "database", "bucket …",
-    "core http://…:50051"; `detail` has no secret in it. `too_slow`: it was asked and gave no answer in time, so that asking
-    for less may help.
+    "core http://…:50051"; `detail` has no secret in it. `too_slow`: it was asked and gave no answer in time,
+    so that asking for less may help.
     """
 
     def __init__(self, name: str, detail: str, *, too_slow: bool = False) -> None:
