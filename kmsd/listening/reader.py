@@ -62,6 +62,8 @@ class StreamReader:
         self._position: _Position | None = None
         self._ahead: _Ahead | None = None
         self._beginning: int | None = None
+        self._stands_on: BlockRef | None = None
+        """The block of another node's cursor after which this one begins, for the first range to be compared with."""
         self._scanned_at = -math.inf
         self.node = node
         self.stream = stream
@@ -130,6 +132,9 @@ class StreamReader:
         # Until the store has answered, only the store knows where the cursor is.
         self._position = None
         if isinstance(found, Reorganised):
+            if position.stored is None:
+                # The block after which it was to begin is gone, and with it what this node showed below.
+                self._beginning, self._stands_on = max(-1, position.last_read - ADOPTED_OVERLAP), None
             await self._go_back(position, position.last_read, found.seen)
             return True
         self._span = self._span.after(found.end.number - position.last_read, len(found.logs))
@@ -151,7 +156,8 @@ class StreamReader:
         if blocks is None:
             return None
         self._scanned_at = started = trio.current_time()
-        found = await scan(self.node, position.stored, blocks, self._filter, deadline=settings.rpc_timeout)
+        compared = position.stored if position.stored is not None else self._stands_on
+        found = await scan(self.node, compared, blocks, self._filter, deadline=settings.rpc_timeout)
         seconds = trio.current_time() - started
         self._around.metrics.observe("kms_connector_listener_scan_seconds", seconds, self.node.name)
         return found
@@ -212,7 +218,9 @@ class StreamReader:
         lowest = await self._around.store.lowest_cursor(self.stream)
         if lowest is not None:
             last_read = lowest.number
-            if not await self._has(lowest):
+            if await self._has(lowest):
+                self._stands_on = lowest
+            else:
                 last_read = max(-1, lowest.number - ADOPTED_OVERLAP)
             log.info("%s has no cursor: reading after block %d, where the stream stands", name, last_read)
             return last_read
