@@ -81,7 +81,7 @@ def spare_collections() -> None:
     """
     collector.collect()
     collector.freeze()
-    collector.set_threshold(20_000, 20, 20)
+    collector.set_threshold(10_000, 10, 10)
 
 
 async def _against_the_real_world(settings: Settings, options: Options) -> int:

@@ -22,7 +22,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 RECEIVE = 65_536
 """Bytes of a piece where the length of the body is not known."""
 BUFFER = 131_072
-"""Bytes into which a connection receives; a reply that fits is copied out of it once."""
+"""Bytes into which a GET receives; a reply that fits is copied out of them once. As many buffers as `kept` are kept."""
 MAX_HEAD = 65_536
 """Bytes of a reply's head."""
 DRAINED = 16_384
@@ -68,22 +68,24 @@ class _Connection:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
-        self._buffer = bytearray(BUFFER)
         self.used_at = trio.current_time()
         self.reusable = False
         self.answered = False
 
-    async def get(self, host: bytes, target: bytes, max_bytes: int, silence: float) -> Reply:
-        """GET `target`; `silence` is the longest silence in seconds. Raises BlobUnavailable and what _BREAKS lists."""
+    async def get(self, buffer: bytearray, host: bytes, target: bytes, max_bytes: int, silence: float) -> Reply:
+        """GET `target`, receiving into `buffer` of BUFFER bytes; `silence` is the longest silence in seconds.
+
+        Raises BlobUnavailable and what _BREAKS lists.
+        """
         self.reusable = self.answered = False
         with trio.CancelScope() as patience:
             patience.deadline = trio.current_time() + silence
             await self.stream.send_all(b"GET " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\n" + _TEXT)
-            room, filled, end = memoryview(self._buffer), 0, -1
+            room, filled, end = memoryview(buffer), 0, -1
             while end < 0 and filled < MAX_HEAD:
                 filled += await self._receive_into(room[filled:], patience, silence)
-                end = self._buffer.find(b"\r\n\r\n", 0, filled)
-            head = _plain_head(bytes(room[:end])) if end >= 0 and self._buffer.startswith(_PLAIN_OK) else None
+                end = buffer.find(b"\r\n\r\n", 0, filled)
+            head = _plain_head(bytes(room[:end])) if end >= 0 and buffer.startswith(_PLAIN_OK) else None
             if head is None:
                 return await self._other(host, target, bytes(room[:filled]), max_bytes, patience, silence)
             size, ct_format, closes = head
@@ -185,6 +187,7 @@ class BucketConnections:
         if ca_file is not None:
             self._context.load_verify_locations(cafile=ca_file)
         self._idle: dict[tuple[str, str, bool], list[_Connection]] = {}
+        self._buffers: list[bytearray] = []
 
     async def get(self, url: SplitResult, *, max_bytes: int, refuse_private: bool) -> Reply:
         """GET `url`, http or https with a host. Raises BlobUnavailable.
@@ -216,14 +219,17 @@ class BucketConnections:
         self, connection: _Connection, origin: tuple[str, str, bool], host: bytes, target: bytes, max_bytes: int
     ) -> Reply:
         """GET over `connection` and keep it if that is possible; else it is closed, whatever comes out."""
+        buffer = self._buffers.pop() if self._buffers else bytearray(BUFFER)
         try:
-            return await connection.get(host, target, max_bytes, self._read_patience)
+            return await connection.get(buffer, host, target, max_bytes, self._read_patience)
         except _BREAKS as error:
             connection.reusable = False
             if not connection.answered:
                 raise _Stale from None
             raise BlobUnavailable(BlobFault.BROKEN, type(error).__name__) from None
         finally:
+            if len(self._buffers) < self._kept:
+                self._buffers.append(buffer)
             if connection.reusable:
                 await self._keep(origin, connection)
             else:
