@@ -145,7 +145,7 @@ def _cut(world: "World", fault: Fault, key: str) -> None:
 
 
 def _kill(world: "World", fault: Fault, key: str) -> None:
-    world.kill(fault.target, fault.lasts)
+    world.kill(fault.target, fault.lasts * (5.0 if world.plan.daemons > 1 else 1.0))
 
 
 def _power(world: "World", fault: Fault, key: str) -> None:

@@ -34,6 +34,8 @@ LATE_COMPLETIONS = frozenset({"answered", "finished", "settle.completed"})
 """Changes that need no lease: a verified success completes its row whoever has it."""
 GIVEN = frozenset({"reclaim", "release", "release_stale", "explain", "confirm", "relocate", "orphan", "replace"})
 """Changes that are nobody's try at the row."""
+FOUND_AFTER = 30.0
+"""Seconds after which a dead owner must have been found: 12 of silence, and what it takes to be sure."""
 OVERLAP = 2
 """Blocks before the cursor that are read again (`rescan_overlap`)."""
 REPEATED_AFTER = 20.0
@@ -58,6 +60,7 @@ class Audit:
         self._orphans: dict[bytes, None] = {}
         self._seen_blocks: dict[bytes, None] = {}
         self._keygens_sent: dict[int, None] = {}
+        self._trouble_at = 0.0
         self._scanned_by: dict[bytes, dict[str, None]] = {}
         database = world.database
         database.on_change = self.changed
@@ -108,7 +111,7 @@ class Audit:
                     if one.content.kind in BY_STREAM[stream] and "0x" + one.content.tx_hash.hex() not in node.omits:
                         self._must_be_stored(one, node_name, end)
             block = world.chain.ever.get(block.parent)
-        self._testify(node_name, end, lowest)
+        self._testify(node_name, end, lowest if expected is not None else -1)
 
     def _testify(self, node_name: str, end: BlockRef, lowest: int) -> None:
         """Which node has shown which requests: also those of blocks that were read again, which it once hid."""
@@ -320,7 +323,8 @@ class Audit:
     # -- bounds
 
     def look(self) -> None:
-        """Now and then: nothing grows beyond its bound."""
+        """Now and then: nothing grows beyond its bound, and nobody dead is still an owner."""
+        self._look_for_the_dead()
         for one in self._world.running:
             daemon = one.daemon
             if daemon is None:
@@ -331,6 +335,19 @@ class Audit:
             tenure = daemon.sender.tenure if daemon.sender is not None else None
             if tenure is not None and len(tenure.state.flights) > 2 * settings.tx_window:
                 self.wrong("TX2: more transactions in flight than the window allows")
+
+    def _look_for_the_dead(self) -> None:
+        """A dead owner is found by whoever lives, once the database has answered for a while (QU1)."""
+        world, clock = self._world, self._world.database.clock()
+        if any(link.troubles for link in world.links("db", 0)):
+            self._trouble_at = trio.current_time()
+        before = trio.current_time() - FOUND_AFTER
+        settled = [one for one in world.running if one.daemon is not None and one.since < before]
+        if not settled or trio.current_time() - self._trouble_at < FOUND_AFTER:
+            return
+        for epoch, owner in world.database.owners.items():
+            if owner.heartbeat_at < clock - FOUND_AFTER:
+                self.wrong(f"QU1: owner {epoch} is silent for {FOUND_AFTER:.0f} s and still has its leases")
 
     def stopped(self, life: Life) -> None:
         """A daemon ended cleanly: nothing of it is left under process (PR1)."""

@@ -73,6 +73,7 @@ class Running:
     stop: trio.Event = attrs.field(factory=trio.Event)
     lives: int = 0
     pause: float = 1.0
+    since: float = 0.0
 
 
 @attrs.frozen
@@ -200,6 +201,7 @@ class World:
             one.lives += 1
             one.life = life = Life(one.name, one.lives)
             one.stop = trio.Event()
+            one.since = trio.current_time()
             LIFE.set(life)
             self.trace.add("start", life)
             status: int | None = None
