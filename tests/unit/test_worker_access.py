@@ -330,7 +330,7 @@ async def test_a_row_without_transaction_hash_fails_closed(autojump_clock: MockC
 @pytest.mark.parametrize("trouble", ["down", "error", "garbage", "empty"])
 async def test_a_host_chain_that_gives_no_answer_gives_no_permission(autojump_clock: MockClock, trouble: str) -> None:
     """However long it takes, nothing is sent, nothing counts and nothing fails; afterwards all goes on."""
-    world = World(decryption_time_budget=60.0)
+    world = World(decryption_time_budget=60.0, db_fast_event_polling=300.0)
     row = world.public(1)
     question = views.IS_ALLOWED_FOR_DECRYPTION.encode(_handle(row))
     world.host.down = trouble == "down"
@@ -338,7 +338,7 @@ async def test_a_host_chain_that_gives_no_answer_gives_no_permission(autojump_cl
     if trouble in ("garbage", "empty"):
         world.host.returns[question] = bytes(31) + b"\x07" if trouble == "garbage" else b""
     async with world.running():
-        await trio.sleep(900.0)
+        await trio.sleep(400.0)
         assert row.status in ("pending", "under_process"), row.last_error
         assert row.error_counter == 0
         assert str(HOST_ID) in _words(row) or "host" in _words(row)
@@ -351,7 +351,7 @@ async def test_a_host_chain_that_gives_no_answer_gives_no_permission(autojump_cl
 
 @pytest.mark.guarantee("WK1")
 async def test_a_host_chain_that_is_not_configured_is_an_alert(autojump_clock: MockClock) -> None:
-    world = World(decryption_time_budget=60.0)
+    world = World(decryption_time_budget=60.0, db_fast_event_polling=300.0)
     found, body = material(1, chain_id=777)
     world.put(found, body)
     row = world.public(2)

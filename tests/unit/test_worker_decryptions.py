@@ -121,7 +121,7 @@ async def test_one_answer_of_each_status(autojump_clock: MockClock, method: Core
 async def test_an_outage_of_ten_minutes_fails_nothing(
     autojump_clock: MockClock, method: CoreMethod, status: StatusCode
 ) -> None:
-    world = World(decryption_time_budget=86_400.0)
+    world = World(decryption_time_budget=86_400.0, db_fast_event_polling=300.0)
     rows = [world.public(number) for number in range(1, 6)]
     world.core.always[method] = status
     async with world.running():
@@ -137,7 +137,7 @@ async def test_an_outage_of_ten_minutes_fails_nothing(
 
 @pytest.mark.guarantee("QU5")
 async def test_an_unreachable_core_fails_nothing_however_long_it_takes(autojump_clock: MockClock) -> None:
-    world = World(decryption_time_budget=60.0)
+    world = World(decryption_time_budget=60.0, db_fast_event_polling=300.0)
     row = world.public(1)
     world.core.down = True
     async with world.running():
