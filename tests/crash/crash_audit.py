@@ -84,27 +84,26 @@ class Auditor:
         return sum(map(len, self.observer.requests.values()))
 
     def is_done(self) -> bool:
-        """Whether every request of the chain is stored, and every row at its end. False while Postgres is away."""
+        """Whether every row is at its end, and every request of the chain with it. False while Postgres is away."""
         try:
             if not self._all_mined():
                 return False
-            asked, rows = self.look(), self._state()["rows"] or []
+            self.look()
+            rows = self._state()["rows"] or []
         except (RuntimeError, OSError):
             return False
-        stored = sum(table in _REQUESTS for table, *_ in rows)
-        return stored >= asked and all(status in ("completed", "failed") for _, _, status, *_ in rows)
+        ended = all(status in ("completed", "failed") for _, _, status, *_ in rows)
+        return ended and not self._compare(_requests_in(rows))[0]
 
     def audit(self) -> Findings:
         """Compare the whole chain with all tables."""
         self.look()
         state = self._state()
-        requests: dict[Kind, dict[int, tuple[str, str | None]]] = {kind: {} for kind in Kind}
+        requests = _requests_in(state["rows"] or ())
         broken, failed = [], []
         owners = set(state["owners"] or ())
         for table, row_id, status, owner, words in state["rows"] or ():
             name = f"{table} 0x{row_id.lstrip('0')}"
-            if table in _REQUESTS:
-                requests[_REQUESTS[table]][int(row_id, 16)] = (status, words)
             if status not in ("completed", "failed"):
                 broken.append(f"{name} is {status}: {words}")
             if status == "failed":
@@ -159,3 +158,12 @@ class Auditor:
 
     def _state(self) -> Any:
         return json.loads(self._postgres.execute(_STATE, DATABASE))
+
+
+def _requests_in(rows: Sequence[Any]) -> dict[Kind, dict[int, tuple[str, str | None]]]:
+    """Status and words of the stored requests, by kind and id."""
+    found: dict[Kind, dict[int, tuple[str, str | None]]] = {kind: {} for kind in Kind}
+    for table, row_id, status, _, words in rows:
+        if table in _REQUESTS:
+            found[_REQUESTS[table]][int(row_id, 16)] = (status, words)
+    return found
