@@ -18,7 +18,6 @@ from pathlib import Path
 import attrs
 
 RELEASE = "bookworm"
-MIRROR = "http://deb.debian.org/debian"
 PACKAGES = "python3,python3-venv,ca-certificates,systemd,dbus"
 CERTIFICATES = Path("etc/ssl/certs/ca-certificates.crt")
 CHROOT = shutil.which("chroot") or "/usr/sbin/chroot"
@@ -36,7 +35,7 @@ def base(cache: Path) -> Path:
     root = cache / f"debootstrap-{RELEASE}"
     if not (root / "made").exists():
         shutil.rmtree(root, ignore_errors=True)
-        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", RELEASE, str(root), MIRROR]
+        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", RELEASE, str(root)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stdout[-2000:]
         (root / "made").touch()
