@@ -199,7 +199,8 @@ class Audit:
                 self.wrong(f"QU6: {what} is stored and its request is not completed")
         if isinstance(after, Request) and after.status == "failed":
             self._check_failure(what, after)
-        if isinstance(after, Response) and after.status == "failed" and len(self._meanings.get(after.key, {})) < 2:
+        stands = after.key in self._world.chain.head.state.requests and len(self._meanings.get(after.key, {})) < 2
+        if isinstance(after, Response) and after.status == "failed" and stands:
             self.wrong(f"QU5: the {what} failed though nothing refused it for good: {after.last_error}")
 
     def _check_transition(self, what: str, verb: str, actor: int | None, before: Row, after: Row) -> None:

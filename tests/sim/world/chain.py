@@ -32,6 +32,7 @@ class Block:
     requests: list[Included] = attrs.field(factory=list)
     transactions: list[Pooled] = attrs.field(factory=list)
     logs: list[dict[str, Any]] = attrs.field(factory=list)
+    agreed: list[Content] = attrs.field(factory=list)
 
     def json(self) -> dict[str, Any]:
         """As `eth_getBlockByNumber` gives it."""
@@ -90,6 +91,7 @@ class GatewayChain:
             found = next((one for one in state.requests.values() if one.content == content), None)
             if found is not None:
                 self._agree(block, found, content.tx_hash)
+                block.agreed.append(content)
             if found is not None or content not in self.waiting:
                 self.finished_by_others.remove(content)
         self.blocks.append(block)
@@ -122,6 +124,7 @@ class GatewayChain:
         if fate == "gone":
             again = [c for c in again if not c.kind.value.endswith("decryption") or self._chance.random() < 0.5]
         self.waiting[:0] = again
+        self.finished_by_others += [content for block in undone for content in block.agreed]
         for _ in range(depth + 1):
             self.mine()
         return undone
