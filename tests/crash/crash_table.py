@@ -1,6 +1,7 @@
 """The crash suite's results: a row for each fault, kept in the cache folder, and their table in docs/guarantees.md.
 
-`python tests/crash/crash_table.py` writes the table of the last runs into the document.
+`python tests/crash/crash_table.py [WORDS]` writes the table of the last runs into the document; WORDS say more about
+the machine.
 """
 
 import json
@@ -134,6 +135,7 @@ def main() -> int:
         print("no results: run make crash first", file=sys.stderr)
         return 1
     machine = f"{os.cpu_count()} shared cores, {platform.system()}, Python {platform.python_version()}"
+    machine += "".join(f", {words}" for words in sys.argv[1:])
     DOCUMENT.write_text(replaced(DOCUMENT.read_text(), markdown(in_order(known), machine)))
     print(f"{DOCUMENT.relative_to(ROOT)}: {len(known)} faults")
     return 0
