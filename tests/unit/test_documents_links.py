@@ -40,9 +40,9 @@ def test_every_page_is_reachable_from_the_readme() -> None:
     assert set(PAGES) <= seen
 
 
-@pytest.mark.parametrize("picture", sorted((ROOT / "docs/pictures").glob("*.svg")), ids=lambda picture: picture.name)
-def test_pictures_read_in_light_and_dark_and_aloud(picture: Path) -> None:
-    text = picture.read_text()
+@pytest.mark.parametrize("picture", ["parts", "life-of-a-request", "states"])
+def test_drawings_read_in_light_and_dark_and_aloud(picture: str) -> None:
+    text = (ROOT / f"docs/pictures/{picture}.svg").read_text()
     assert "prefers-color-scheme: dark" in text
     assert "<title" in text
     assert "<desc" in text
