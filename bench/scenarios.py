@@ -13,9 +13,10 @@ from kmsd.sandbox.accounts import Call
 from kmsd.sandbox.world import Plan, World
 
 IDLE_SECONDS = 30.0
-CATCHUP_BLOCKS, CATCHUP_PARTS = 50_000, 100
-"""Blocks in which the requests of `catchup` stand, in so many places."""
-LATENCY_BLOCKS = 0.25
+BLOCKS_A_REQUEST = 5
+"""Blocks of `catchup` for each of its requests: 50,000 for 10,000."""
+BLOCKS_A_CALL = 200
+"""Blocks that the node is told to make at once."""
 SMOKE = 20
 """Decryptions of each scenario in the short form."""
 START_LOOK = 0.02
@@ -51,14 +52,14 @@ def drain(bench: Measured) -> Figures:
 
 
 def catchup(bench: Measured) -> Figures:
-    """The requests' events stand in CATCHUP_BLOCKS blocks that the daemon has missed; its start counts too."""
+    """The requests' events stand in the many blocks that the daemon has missed; its start counts too."""
     calls = bench.prepare()
     bench.world.stop_daemon()
-    blocks = CATCHUP_BLOCKS if bench.load.total > SMOKE else CATCHUP_PARTS
-    part = -(-len(calls) // CATCHUP_PARTS)
-    for start in range(0, len(calls), part):
-        _ask_and_wait(bench, calls[start : start + part])
-        bench.world.gateway.call("anvil_mine", hex(blocks * part // len(calls)))
+    for call in calls:
+        _ask_and_wait(bench, [call])
+        blocks = BLOCKS_A_REQUEST * bench.load.total // len(calls)
+        for start in range(0, blocks, BLOCKS_A_CALL):
+            bench.world.gateway.call("anvil_mine", hex(min(BLOCKS_A_CALL, blocks - start)))
     bench.until(lambda: bench.requested() == bench.load.total)
     return bench.serve(bench.start_daemon, fresh_daemon=True)
 
