@@ -76,6 +76,11 @@ def _reorganise(world: "World", fault: Fault, key: str) -> None:
     world.reorganise(1 + int(fault.amount * 5), fates[int(fault.amount * 997) % 4], forget=fault.target == 1)
 
 
+def _later(world: "World", fault: Fault, key: str) -> None:
+    """A reorganisation whose requests come again some blocks later. Not drawn: see `corpus.OPEN`."""
+    world.reorganise(1 + int(fault.amount * 5), "later", forget=fault.target == 1)
+
+
 def _omit(world: "World", fault: Fault, key: str) -> Callable[[], None] | None:
     """With a second node, one of them gives no logs of some decryptions, ever."""
     if world.plan.nodes < 2:
@@ -181,6 +186,7 @@ FAULTS: dict[str, Begin] = {
     "node.omits": _omit,
     "node.heads": _cut_heads,
     "chain.reorg": _reorganise,
+    "chain.later": _later,
     "chain.evict": _evict,
     "chain.halt": _set("chain", "halted", lambda fault: True, False),
     "chain.fees": _fees,

@@ -363,7 +363,7 @@ class Audit:
     def left(self) -> str | None:
         """What is still to be done; None when nothing is."""
         world, database = self._world, self._world.database
-        if world.chain.waiting or world.chain.finished_by_others:
+        if world.chain.waiting or world.chain.later or world.chain.finished_by_others:
             return "requests wait for a block"
         head = world.chain.head
         for node in world.nodes:

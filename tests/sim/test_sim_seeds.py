@@ -1,13 +1,13 @@
 """Seeds of the simulated world that run with every `make test`; `make sim` runs as many as one likes.
 
-`KMSD_SIM_SEEDS` changes how many. The corpus holds seeds and plans that once showed a bug of kmsd.
+`KMSD_SIM_SEEDS` changes how many. The corpus holds plans that once showed a bug of kmsd.
 """
 
 import os
 
 import pytest
 
-from .corpus import PLANS, SEEDS
+from .corpus import OPEN, PLANS
 from .plan import Plan, draw
 from .simulation import simulate
 
@@ -21,14 +21,15 @@ def test_seeds(part: int) -> None:
         _must_go_well(draw(seed), f"seed {seed}")
 
 
-@pytest.mark.parametrize("seed", sorted(SEEDS))
-def test_seeds_that_once_went_wrong(seed: int) -> None:
-    _must_go_well(draw(seed), SEEDS[seed])
-
-
 @pytest.mark.parametrize("words", sorted(PLANS))
 def test_plans_that_once_went_wrong(words: str) -> None:
     _must_go_well(PLANS[words], words)
+
+
+@pytest.mark.parametrize("words", sorted(OPEN))
+@pytest.mark.xfail(strict=True, reason="a known bug of kmsd: see corpus.OPEN")
+def test_plans_that_still_go_wrong(words: str) -> None:
+    _must_go_well(OPEN[words], words)
 
 
 def _must_go_well(plan: Plan, words: str) -> None:

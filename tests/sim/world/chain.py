@@ -16,6 +16,8 @@ from .contracts import Included, Key, Registry, State, announcement, respond
 from .parties import Content
 
 GAS_LIMIT = 30_000_000
+LATER = 4
+"""Blocks after which a request that waits in the pool again is included."""
 NO_BLOOM, FULL_BLOOM = "0x" + "00" * 256, "0x" + "ff" * 256
 
 
@@ -64,6 +66,8 @@ class GatewayChain:
         self.waiting: list[Content] = []
         self.finished_by_others: list[Content] = []
         self.halted = False
+        self.later: list[tuple[int, Content]] = []
+        """Requests that fell out of the chain, with the number of the block in which they come again."""
         self.blocks: list[Block] = []
         self.ever: dict[bytes, Block] = {}
         """Every block that ever was canonical, by hash."""
@@ -80,6 +84,8 @@ class GatewayChain:
         number, parent = len(self.blocks), self.blocks[-1].hash if self.blocks else bytes(32)
         state = self.blocks[-1].state if self.blocks else State()
         picked = self._pick(state)
+        self.waiting += [content for due, content in self.later if due <= number]
+        self.later = [(due, content) for due, content in self.later if due > number]
         if self.waiting or self.finished_by_others or picked:
             state = state.copy()
         block_hash = keccak256(parent + number.to_bytes(8, "big") + self._salt.to_bytes(4, "big"))
@@ -92,7 +98,8 @@ class GatewayChain:
             if found is not None:
                 self._agree(block, found, content.tx_hash)
                 block.agreed.append(content)
-            if found is not None or content not in self.waiting:
+            again = [one for _, one in self.later]
+            if found is not None or content not in (*self.waiting, *again):
                 self.finished_by_others.remove(content)
         self.blocks.append(block)
         self.ever[block.hash] = block
@@ -102,8 +109,9 @@ class GatewayChain:
     def reorganise(self, depth: int, *, fate: str, forget: bool) -> list[Block]:
         """Undo the last `depth` blocks and make one more than those; the undone ones.
 
-        Their requests come again ("again"), come in another order and so under other ids ("swap"), or some of the
-        decryptions never do ("gone"). Their transactions go back to the pool, or are forgotten.
+        Their requests come again at once ("again"), some blocks later ("later"), in another order and so under other
+        ids ("swap"), or some of the decryptions never do ("gone"). Their transactions go back to the pool, or are
+        forgotten.
         """
         depth = min(depth, len(self.blocks) - 2)
         undone = self.blocks[-depth:]
@@ -119,6 +127,9 @@ class GatewayChain:
                 nonce += 1
             self.pool.drop([pooled.signed.hash for one, pooled in pending.items() if one > nonce])
         again = [one.content for block in undone for one in block.requests]
+        if fate == "later":
+            self.later += [(len(self.blocks) + depth + 1 + LATER, content) for content in again]
+            again = []
         if fate == "swap":
             again.reverse()
         if fate == "gone":
