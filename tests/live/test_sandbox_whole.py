@@ -108,18 +108,3 @@ def test_sigterm_in_the_middle(run: Run) -> None:
     assert not run.observer.answered_twice()
     assert not run.observer.refused_by_the_verifier()
     assert run.rows("failed") == 0
-
-
-@pytest.mark.guarantee("QU1")
-@pytest.mark.guarantee("TX1")
-def test_killed_three_times(run: Run) -> None:
-    """SIGKILL while it works, three times: every request is served all the same, none twice."""
-    key_id = run.make_key()
-    run.ask(150, 150, key_id)
-    for served in (10, 60, 120):
-        run.until(lambda least=served: sum(map(run.accepted, (Kind.PUBLIC_DECRYPTION, Kind.USER_DECRYPTION))) > least)
-        run.world.daemon.kill()
-        run.world.start_daemon()
-    run.until(lambda: run.all_accepted(150))
-    assert not run.observer.answered_twice()
-    assert run.rows("failed") == 0
