@@ -1,4 +1,4 @@
-"""The main job on real parts: all seven kinds from event to accepted response; stopped and killed in the middle."""
+"""The main job on real parts: all seven kinds from event to accepted response; stopped in the middle."""
 
 import json
 import subprocess
