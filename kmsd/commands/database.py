@@ -24,8 +24,16 @@ T = TypeVar("T")
 NOT_MIGRATED = "the database has no tables of kmsd (or older ones): run kmsd migrate, or start kmsd once"
 
 
+MISSING = (
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.UndefinedObjectError,  # a type
+)
+
+
 class NotMigrated(Exception):
-    """A table or column is missing."""
+    """A table, column, function or type is missing."""
 
 
 def ask(settings: Settings, question: Callable[[PostgresStore], Awaitable[T]]) -> T:
@@ -93,6 +101,6 @@ def _single(error: BaseException) -> BaseException:
     """The first error of a group of groups; a missing table or column by its meaning."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    if isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedFunctionError)):
+    if isinstance(error, MISSING):
         return NotMigrated()
     return error
