@@ -189,8 +189,8 @@ class Container:
             "--mount",
             "--pid",
             "--net",
-            f"--root={self._stage.root}",
-            f"--wd={self._stage.root}",
+            "--root",  # as the program sees it: read-only
+            "--wd",
         ]
         return subprocess.run(
             [*enter, *(self._as_user if as_user else ()), *command],
