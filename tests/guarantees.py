@@ -16,7 +16,7 @@ CLAIMED = (
     *("QU1", "QU2", "QU3", "QU4", "QU5", "QU6", "QU7", "QU8", "QU9"),
     *("WK1", "WK2", "WK3", "WK4", "WK5", "WK6"),
     *("TX1", "TX2", "TX3", "TX4", "TX5", "TX6", "TX7"),
-    *("PR1", "PR2", "PR6", "PR3", "PR4", "PR5", "PR7"),
+    *("PR1", "PR2", "PR3", "PR4", "PR5", "PR6", "PR7"),
 )
 """Promises that must be proven. An id joins once its tests were seen to fail with the promise broken; none leaves."""
 
