@@ -599,7 +599,7 @@ async def test_a_withdrawn_ceremony_is_left_alone(autojump_clock: MockClock) -> 
 
 @pytest.mark.guarantee("QU4")
 async def test_stuck_decryptions_leave_ceremonies_running(autojump_clock: MockClock) -> None:
-    """Every place for decryptions is taken, and more wait; with real parts: tests/live/test_worker_isolation.py."""
+    """Every place for decryptions is taken, and more wait."""
     world = World(task_limit=10)
     rows = [world.public(number) for number in range(1, 31)] + [world.user(number) for number in range(1, 31)]
     world.core.latency = float("inf")
