@@ -787,6 +787,9 @@ class Store(Protocol):
     async def lease_responses(self, keys: Sequence[tuple[Kind, int]], owner: int) -> Sequence[bool]:
         """Take over the leases of responses that the journal shows in flight (their earlier owner is gone)."""
 
+    async def reopen_responses(self, keys: Sequence[tuple[Kind, int]], owner: int) -> Sequence[bool]:
+        """Lease completed responses to `owner` again: a reorganisation undid what had completed them."""
+
     async def settle_responses(self, outcomes: Sequence[ResponseOutcome]) -> Sequence[bool]:
         """As `Lane.settle` for responses that have no journal entry."""
 

@@ -215,6 +215,7 @@ CASES: dict[str, Case | OpenRows | MayScan] = {
     "claim_responses": Case("1, 16", RESPONSES, rows=8 * BATCH),
     "load_responses": Case(_IDS, RESPONSES),
     "lease_responses": Case(f"{_IDS}, 1", RESPONSES),
+    "reopen_responses": Case(f"{_IDS}, 1", RESPONSES),
     "settle_responses": Case(
         f"{_LEASED}, {_OWNERS}, array_fill('completed'::text, ARRAY[16]), {_NOTHING}, {_ZERO}, {_TRUE}, ids(1, 1, 16)",
         RESPONSES,

@@ -334,6 +334,19 @@ class MemoryStore:
             done.append(leasable)
         return done
 
+    async def reopen_responses(self, keys: Sequence[tuple[Kind, int]], owner: int) -> Sequence[bool]:
+        self._check()
+        done = []
+        for key in keys:
+            row = self.rows.get(key)
+            reopens = row is not None and (
+                row.status == "completed" or (row.status == "under_process" and row.lease == owner)
+            )
+            if row is not None and reopens:
+                row.status, row.lease = "under_process", owner
+            done.append(reopens)
+        return done
+
     def _apply(self, outcome: ResponseOutcome) -> bool:
         row = self.rows.get((outcome.lease.kind, outcome.lease.id))
         if row is None or row.status == "completed":

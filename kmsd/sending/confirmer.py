@@ -140,7 +140,7 @@ class Confirmer:
                 self._missing(flight, mined)
         if not mined.entries:
             return
-        again = [*mined.again, *(await self._load(mined.orphans))]
+        again = [*mined.again, *(await self._reopen(mined.orphans))]
         await self._journal.settle(mined.entries, [*mined.outcomes, *mined.late])
         for entry in mined.entries:
             if entry.state is TxState.MINED:
@@ -222,9 +222,12 @@ class Confirmer:
         elif flight.key is not None:
             mined.orphans.append(flight.key)
 
-    async def _load(self, keys: Sequence[Key]) -> list[Work]:
-        """Responses whose rows were settled long ago, but whose transactions failed after a reorganisation."""
-        rows = await self._store.load_responses(keys) if keys else ()
+    async def _reopen(self, keys: Sequence[Key]) -> list[Work]:
+        """Responses that were completed, until a reorganisation undid that and their transactions failed."""
+        if not keys:
+            return []
+        reopened = await self._store.reopen_responses(keys, self._epoch)
+        rows = await self._store.load_responses([key for key, ours in zip(keys, reopened, strict=True) if ours])
         return [Work(row, suspect=True) for row in rows]
 
     async def _reasons(self, failed: Sequence[tuple[JournalEntry, Receipt]]) -> dict[int, RevertReason | str | None]:
@@ -262,7 +265,8 @@ class Confirmer:
             part = watched[start : start + BATCH]
             changed = len(moved) + len(lost)
             for entry, receipt in zip(part, await self._questions.receipts([e.tx_hash for e in part]), strict=True):
-                if receipt is None:
+                if receipt is None or receipt.status != entry.receipt_status:
+                    # gone, or mined anew with another end: in flight again, and settled like any other
                     lost.append(attrs.evolve(entry, state=TxState.SIGNED, block_number=None, block_hash=None))
                 elif receipt.block_hash != entry.block_hash:
                     moved.append(attrs.evolve(entry, block_number=receipt.block_number, block_hash=receipt.block_hash))
@@ -270,7 +274,7 @@ class Confirmer:
                 break
         if not moved and not lost:
             return
-        log.warning("reorganisation: %d transactions moved, %d fell out and are broadcast again", len(moved), len(lost))
+        log.warning("reorganisation: %d transactions moved, %d undone and in flight again", len(moved), len(lost))
         await self._journal.settle([*moved, *lost])
         for entry in moved:
             self._state.watched[entry.nonce].mined = entry

@@ -94,16 +94,23 @@ class Responses(Part):
 
     async def lease_responses(self, keys: Sequence[Key], owner: int) -> Sequence[bool]:
         """Take over the leases of responses that are neither completed nor failed."""
+        return await self._lease("lease_responses", keys, owner)
+
+    async def reopen_responses(self, keys: Sequence[Key], owner: int) -> Sequence[bool]:
+        """Lease completed responses again, and those that this owner has reopened already."""
+        return await self._lease("reopen_responses", keys, owner)
+
+    async def _lease(self, verb: str, keys: Sequence[Key], owner: int) -> Sequence[bool]:
         grouped = by_kind(keys, lambda key: key[0])
 
         async def work(session: Session) -> list[bool]:
             applied = [False] * len(keys)
             for kind, indexes in grouped.items():
                 ids = [to_db(keys[index][1]) for index in indexes]
-                mark(applied, indexes, await session.fetch(response_query("lease_responses", kind), ids, owner))
+                mark(applied, indexes, await session.fetch(response_query(verb, kind), ids, owner))
             return applied
 
-        return await self._database.run("lease_responses", work) if keys else []
+        return await self._database.run(verb, work) if keys else []
 
     async def settle_responses(self, outcomes: Sequence[ResponseOutcome]) -> Sequence[bool]:
         """Ends of tries at sending."""

@@ -67,6 +67,14 @@ FROM unnest($1::bytea[]) WITH ORDINALITY AS i (id, ord)
 WHERE r.{{id}} = i.id AND r.status::text IN ('pending', 'under_process')
 RETURNING i.ord
 
+-- name: reopen_responses
+-- A reorganisation undid what had completed them; safe to repeat after a lost reply.
+UPDATE {{table}} r SET status = 'under_process', lease_owner = $2, budget_started_at = now()
+FROM unnest($1::bytea[]) WITH ORDINALITY AS i (id, ord)
+WHERE r.{{id}} = i.id
+    AND (r.status::text = 'completed' OR (r.status::text = 'under_process' AND r.lease_owner = $2))
+RETURNING i.ord
+
 -- name: settle_responses
 -- A mined transaction completes whatever the row's state; everything else names the lease.
 UPDATE {{table}} r SET

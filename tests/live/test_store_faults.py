@@ -94,6 +94,7 @@ def verbs(store: PostgresStore) -> dict[str, Callable[[], Awaitable[object]]]:
         "load_responses": partial(store.load_responses, [(PUBLIC, 1)]),
         "load_requests": partial(store.load_requests, [(PUBLIC, 1)]),
         "lease_responses": partial(store.lease_responses, [(PUBLIC, 1)], 1),
+        "reopen_responses": partial(store.reopen_responses, [(PUBLIC, 1)], 1),
         "settle_responses": partial(store.settle_responses, [ResponseOutcome(lease, ResponseFate.FAILED, "w")]),
         "open_lane": partial(_lane, store),
     }

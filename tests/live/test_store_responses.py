@@ -101,6 +101,27 @@ async def test_journaled_responses_are_taken_over(store: PostgresStore, owner: i
     assert await store.lease_responses([], owner) == []
 
 
+@pytest.mark.guarantee("QU2")
+async def test_only_completed_responses_are_reopened(store: PostgresStore, owner: int) -> None:
+    """What a reorganisation undid: a row in another's hand, and one that waits or failed, stay as they are."""
+    done, claimed, failed, waiting = await answered(store, owner, 4)
+    other = await store.enrol("other", [])
+    assert len(await store.claim_responses(PUBLIC, other, 3)) == 3
+    outcomes = [
+        ResponseOutcome(Lease(PUBLIC, done, other), ResponseFate.COMPLETED, tx_hash=b"\x01" * 32),
+        ResponseOutcome(Lease(PUBLIC, failed, other), ResponseFate.FAILED, "refused"),
+    ]
+    assert await store.settle_responses(outcomes) == [True, True]
+    keys = [(PUBLIC, one) for one in (done, claimed, failed, waiting)]
+    assert await store.reopen_responses(keys, owner) == [True, False, False, False]
+    assert await store.reopen_responses(keys, owner) == [True, False, False, False], "after a lost reply"
+    (row,) = await store.load_responses([(PUBLIC, done)])
+    assert (row.lease, row.attempts) == (owner, 1)
+    again = ResponseOutcome(Lease(PUBLIC, done, owner), ResponseFate.PENDING, "not requested yet", delay=0.0)
+    assert await store.settle_responses([again]) == [True]
+    assert done in [one.id for one in await store.claim_responses(PUBLIC, owner, 2)]
+
+
 async def test_a_batch_of_outcomes_of_several_kinds(store: PostgresStore, owner: int) -> None:
     (public,) = await answered(store, owner)
     await hear(store, arrival(Kind.CRSGEN, 1, block(300)))

@@ -56,16 +56,11 @@ PLANS: dict[str, Plan] = {
             '"lasts":24.55,"target":1,"amount":0.785},{"what":"chain.reorg","at":20.2,"lasts":0.0,"target":1,"amo'
             'unt":0.404}]}'
         ),
+        "a vote that is mined anew before its request is included again is lost, and its row stays completed": (
+            '{"seed":1,"nodes":1,"daemons":1,"shards":1,"nitro":false,"pushes":false,"remote_wallet":false,'
+            '"confirmations":0,"block_interval":1.0,"asks":[{"at":1.0,"kind":"user_decryption","number":0,'
+            '"variant":"good","others":0.0}],"faults":[{"what":"chain.later","at":4.0,"lasts":0.0,"target":0,"amount":0.5}]}'
+        ),
     }.items()
 }
 """Shrunk plans by what they showed."""
-
-OPEN: dict[str, Plan] = {
-    "a vote that is mined anew before its request is included again is lost, and its row stays completed": loads(
-        '{"seed":1,"nodes":1,"daemons":1,"shards":1,"nitro":false,"pushes":false,"remote_wallet":false,'
-        '"confirmations":0,"block_interval":1.0,"asks":[{"at":1.0,"kind":"user_decryption","number":0,'
-        '"variant":"good","others":0.0}],"faults":[{"what":"chain.later","at":4.0,"lasts":0.0,"target":0,"amount":0.5}]}'
-    ),
-}
-"""Plans that show bugs of kmsd which are still there: whoever mends one moves it to PLANS, and lets `plan.SPANS` draw
-its fault."""

@@ -77,7 +77,7 @@ def _reorganise(world: "World", fault: Fault, key: str) -> None:
 
 
 def _later(world: "World", fault: Fault, key: str) -> None:
-    """A reorganisation whose requests come again some blocks later. Not drawn: see `corpus.OPEN`."""
+    """A reorganisation whose requests come again some blocks later."""
     world.reorganise(1 + int(fault.amount * 5), "later", forget=fault.target == 1)
 
 

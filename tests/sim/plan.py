@@ -92,6 +92,7 @@ SPANS: dict[str, tuple[float, float]] = {
     "node.omits": (5, 12),
     "node.heads": (0, 0),
     "chain.reorg": (0, 0),
+    "chain.later": (0, 0),
     "chain.evict": (0, 0),
     "chain.halt": (3, 12),
     "chain.fees": (5, 30),

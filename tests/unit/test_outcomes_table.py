@@ -43,7 +43,7 @@ CELLS = [
     *((name, (ID, SIGNER), {}, Next.COMPLETE, None) for name in ALREADY),
     *((name, (ID, SIGNER), {"known_signer": None}, Next.COMPLETE, None) for name in ALREADY),
     *((name, (ID, OTHER), {}, Next.RETRY, None) for name in ALREADY),
-    *((name, (ID,), {}, Next.FAIL, None) for name in NOT_REQUESTED),
+    *((name, (ID,), {}, Next.CONFIRM, None) for name in NOT_REQUESTED),
     *((name, (ID,), {"mined": False}, Next.CONFIRM, None) for name in NOT_REQUESTED),
     ("EmptyKeyDigests", (ID,), {}, Next.FAIL, None),
     ("ECDSAInvalidSignature", (), {}, Next.FAIL, None),
@@ -93,8 +93,8 @@ def test_every_class_of_reverts_has_a_rule() -> None:
     assert set(REVERTS) == set(RevertClass)
 
 
-@pytest.mark.parametrize("refusals", range(4))
-def test_a_call_must_say_no_repeatedly_before_a_response_fails(refusals: int) -> None:
+@pytest.mark.parametrize("refusals", range(CONFIRM_REFUSALS + 2))
+def test_the_chain_must_say_not_requested_repeatedly_before_a_response_fails(refusals: int) -> None:
     after = after_revert(decode_revert(ERRORS["DecryptionNotRequested"].encode(ID)), situation(mined=False))
     expected = Next.FAIL if refusals >= CONFIRM_REFUSALS else Next.RETRY
     assert confirmed(after, refusals).next is expected

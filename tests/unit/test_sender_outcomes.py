@@ -7,6 +7,7 @@ import trio
 from sender_world import CHAIN_ID, DECRYPTION, PUBLIC_BASE, SIGNER, STRANGER, Row, World
 from trio.testing import MockClock
 
+from kmsd.chain.outcomes import CONFIRM_REFUSALS
 from kmsd.operations.kinds import Kind
 from kmsd.ports import TxState
 from kmsd.wire.addresses import to_checksum
@@ -296,4 +297,4 @@ async def test_reason_of_a_mined_revert_is_stored_with_journal_and_row(autojump_
     assert "DecryptionNotRequested" in entry.error
     assert "DecryptionNotRequested" in row_of(world, 0).last_error
     errors = "kms_connector_tx_sender_gateway_tx_sent_errors"
-    assert world.metrics.values[errors, "public_decryption_response"] == 1
+    assert world.metrics.values[errors, "public_decryption_response"] == 1 + CONFIRM_REFUSALS

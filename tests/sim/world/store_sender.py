@@ -88,6 +88,23 @@ class SenderVerbs(StoreBase):
 
         return await self.run("lease_responses", work)
 
+    async def reopen_responses(self, keys: Sequence[Key], owner: int) -> Sequence[bool]:
+        """Lease again what is completed, or already reopened by this owner."""
+
+        def work(now: float) -> list[bool]:
+            applied = []
+            for key in keys:
+                row = self.db.responses.get(key)
+                applied.append(
+                    row is not None
+                    and (row.status == "completed" or (row.status == "under_process" and row.owner == owner))
+                )
+                if row is not None and applied[-1]:
+                    self.db.change("reopen", owner, row, status="under_process", owner=owner, budget_started_at=now)
+            return applied
+
+        return await self.run("reopen_responses", work)
+
     async def settle_responses(self, outcomes: Sequence[ResponseOutcome]) -> Sequence[bool]:
         """Ends of tries at sending."""
         return await self.run("settle_responses", lambda now: settle(self.db, outcomes, now, self.notify_of))
