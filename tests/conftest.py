@@ -12,12 +12,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 import trio
+from chain_pair import Chains
 
 from kmsd.sandbox.anvil import Anvil
-from kmsd.sandbox.contracts import Deployment, committee, coprocessors, deploy
+from kmsd.sandbox.contracts import committee, coprocessors, deploy
 from kmsd.sandbox.postgres import Postgres
 
 pytest_plugins = ["guarantee_plugin", "store_world"]
@@ -54,15 +54,6 @@ def empty_database_url(postgres_server: Postgres) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     yield postgres_server.create_database(name)
     postgres_server.drop_database(name)
-
-
-@attrs.frozen
-class Chains:
-    """A Gateway chain and a host chain with deployed doubles. Each transaction makes a block at once."""
-
-    gateway: Anvil
-    host: Anvil
-    deployment: Deployment
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import trio
-from conftest import Chains
+from chain_pair import Chains
 
 from kmsd.sandbox.core_double_process import running_double
 from kmsd.wire.addresses import to_checksum

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import trio
-from conftest import Chains
+from chain_pair import Chains
 
 from kmsd.clock import SystemTime
 from kmsd.config import Settings

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import trio
-from conftest import Chains
+from chain_pair import Chains
 from store_world import answer, arrival, block, hear, lease_of, leased, log_of, request_id
 
 from kmsd.operations.kinds import Kind, Stream

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import trio
-from conftest import Chains
+from chain_pair import Chains
 from contract_asking import Gateway
 from faulty_node import FaultyNode
 from listener_world import MemoryStore, World
