@@ -1,6 +1,7 @@
 """Responses: claims, outcomes, and journal entries found at start."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 from store_world import answer, arrival, block, event_of, fields_of, first_core, hear, lease_of, leased, request_id
@@ -19,6 +20,17 @@ async def answered(store: PostgresStore, owner: int, count: int = 1) -> list[int
     claimed = await leased(store, owner, *(arrival(PUBLIC, n) for n in range(1, count + 1)))
     await store.answered([answer(lease_of(one)) for one in claimed])
     return [one.id for one in claimed]
+
+
+@pytest.mark.guarantee("QU6")
+async def test_the_first_answer_stays(store: PostgresStore, owner: int, sql: Callable[[str], str]) -> None:
+    """A request that somebody put back under process, though it has its response: completed again, nothing changed."""
+    (request,) = await answered(store, owner)
+    sql(f"UPDATE public_decryption_requests SET status = 'under_process', lease_owner = {owner}")
+    assert await store.answered([answer(Lease(PUBLIC, request, owner), 2)]) == [True]
+    assert sql("SELECT status FROM public_decryption_requests").strip() == "completed"
+    (response,) = await store.claim_responses(PUBLIC, owner, 5)
+    assert response.fields == fields_of(PUBLIC, 1)
 
 
 @pytest.mark.parametrize("kind", WITH_RESPONSE)
