@@ -89,10 +89,13 @@ class CoreDouble:
         }
 
     def restart(self) -> None:
-        """Forget what a restart forgets. Operations that were running never end."""
+        """Forget what a restart forgets. Operations that were running never end; calls that wait for them are cut."""
+        running = [entry for store in self.stores().values() for entry in store.entries.values() if not entry.finished]
         self._life.restart()
         self._decryptions.restart()
         self._ceremonies.restart()
+        for entry in running:
+            entry.finish(failed=True)
 
     def fail_running(self) -> None:
         """Every running operation fails."""
@@ -139,6 +142,8 @@ class CoreDouble:
                 raise Refusal(Status.NOT_FOUND)
             if not entry.finished and not await entry.wait(self.settings.long_poll):
                 raise Refusal(Status.UNAVAILABLE, "not ready")
+            if self.stores()[name].entries.get(number) is not entry and entry.failed:
+                raise Refusal(Status.UNAVAILABLE, "connection lost")  # it was forgotten while this call waited
             if entry.result() is None:
                 raise Refusal(Status.INTERNAL)
             return entry
