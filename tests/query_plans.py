@@ -175,6 +175,7 @@ CASES: dict[str, Case | OpenRows | MayScan] = {
     "remove_owners": Case("ARRAY[99]"),
     "release": Case("ARRAY[2, 3]", BOTH, rows=8 * BATCH, buffers=120 * BATCH),
     "release_unowned": OpenRows("600", BOTH),
+    "lost_leases": OpenRows("", BOTH),
     "release_stale": Case("ARRAY[2, 3]", REQUESTS),
     "release_withdrawn": Case("ARRAY[2, 3]"),
     "read_meta": MayScan("one row"),

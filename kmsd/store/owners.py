@@ -99,7 +99,9 @@ class Owners(Part):
         return rows
 
     async def reclaim(self, *, unowned_after: float) -> Sequence[OwnerCount]:
-        """Rows of dead owners, and unowned ones under process for `unowned_after` s (infinite: none), back."""
+        """Rows of dead owners, back; with a finite `unowned_after` also those of owners that are no more, and of none
+        after so many seconds under process.
+        """
         since = self._database.answering_since
         settled = since is not None and trio.current_time() - since >= SETTLING
 
@@ -110,7 +112,14 @@ class Owners(Part):
                 if silent:
                     log.warning("owners %s are silent for %g s: dead", silent, DEAD_AFTER)
                     counts += await release(session, silent)
-            for name, kind, is_response in all_tables() if unowned_after < math.inf else ():
+            looked = list(all_tables()) if unowned_after < math.inf else []
+            lost: dict[int, None] = {}
+            for _, kind, is_response in looked:
+                found = await session.fetch(table_query("lost_leases", kind, is_response=is_response))
+                lost |= {int(row[0]): None for row in found}
+            if lost:
+                counts += await release(session, sorted(lost))
+            for name, kind, is_response in looked:
                 rows = await session.value(
                     table_query("release_unowned", kind, is_response=is_response), float(unowned_after)
                 )

@@ -43,6 +43,12 @@ WITH back AS (
 )
 SELECT count(*) FROM back
 
+-- name: lost_leases
+-- Owners that are no more and hold rows: their statement came to the database after it had given them up.
+SELECT DISTINCT r.lease_owner FROM {{table}} r
+WHERE r.status = 'under_process' AND r.lease_owner IS NOT NULL
+AND NOT EXISTS (SELECT FROM kmsd_owners o WHERE o.epoch = r.lease_owner)
+
 -- name: release_stale
 UPDATE {{table}} SET stale_owner = NULL, next_attempt_at = now()
 WHERE stale_owner IS NOT NULL AND stale_owner = ANY($1::bigint[])

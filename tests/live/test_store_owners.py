@@ -35,6 +35,21 @@ async def test_the_database_of_another_network_is_refused(stores: Opener) -> Non
 
 
 @pytest.mark.guarantee("QU1")
+async def test_a_claim_that_comes_after_its_owner_was_given_up(
+    store: PostgresStore, owner: int, sql: Callable[[str], str]
+) -> None:
+    """A statement that is carried out late leaves rows with an owner that is no more: they are found."""
+    await hear(store, arrival(PUBLIC, 1), arrival(PUBLIC, 2))
+    gone = await store.enrol("gone", ["worker"])
+    await store.leave(gone)
+    assert len(await store.claim(PUBLIC, gone, 1)) == 1
+    assert len(await store.claim(PUBLIC, owner, 1)) == 1
+    assert await store.reclaim(unowned_after=float("inf")) == []
+    assert await store.reclaim(unowned_after=600.0) == [OwnerCount(gone, "public_decryption_requests", 1)]
+    assert sql(UNDER_PROCESS) == "1", "the living keep theirs"
+
+
+@pytest.mark.guarantee("QU1")
 async def test_a_restarted_daemon_has_its_rows_back_at_once(stores: Opener, sql: Callable[[str], str]) -> None:
     before = await stores("party")
     owner = await before.enrol("party", ["worker", "sender"])

@@ -4,6 +4,7 @@ Every verb is one transaction: its effect happens at one instant, whole or not a
 rules are those of sql/queries; `test_sim_store_twins.py` holds both against each other.
 """
 
+import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -216,6 +217,13 @@ class Owners(StoreBase):
                 silent = [n for n, owner in self.db.owners.items() if owner.heartbeat_at < now - DEAD_AFTER]
                 if silent:
                     counts += self.release(silent)
+            if unowned_after < math.inf:
+                rows_of_all = [
+                    row for _, kind, is_response in self.db.tables() for row in self.db.table(kind, is_response)
+                ]
+                holders = {row.owner for row in rows_of_all if row.status == "under_process" and row.owner is not None}
+                if lost := sorted(holders - self.db.owners.keys()):
+                    counts += self.release(lost)
             for name, kind, is_response in self.db.tables():
                 rows = [
                     row
