@@ -21,8 +21,8 @@ venv: $(READY) ## only installs; every other target does it when needed
 sandbox: $(READY) ## the whole job on this machine, kmsd included; options in ARGS="--public 2000 --keep"
 	@$(PY) -m kmsd sandbox $(ARGS)
 
-test: $(READY) ## the tests, two files at a time; a choice of them in ARGS="tests/wire -k vectors -n 0"
-	@$(PY) -m pytest -n $(or $(TEST_PROCESSES),2) --dist loadfile $(ARGS)
+test: $(READY) ## the tests, three files at a time; a choice of them in ARGS="tests/wire -k vectors -n 0"
+	@$(PY) -m pytest -n $(or $(TEST_PROCESSES),3) --dist loadfile $(ARGS)
 
 lint: $(READY) ## ruff, mypy --strict, what must not stand in a commit
 	@$(VENV)/bin/ruff check .

@@ -11,7 +11,7 @@ from .corpus import PLANS
 from .plan import Plan, draw
 from .simulation import simulate
 
-COUNT = int(os.environ.get("KMSD_SIM_SEEDS", "100"))
+COUNT = int(os.environ.get("KMSD_SIM_SEEDS", "60"))
 PARTS = 8
 
 
