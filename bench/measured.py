@@ -21,13 +21,10 @@ from bench.figures import (
 from bench.heads import HeadClock
 from kmsd.operations.kinds import Kind
 from kmsd.sandbox.accounts import Call
-from kmsd.sandbox.observer import Observer
 from kmsd.sandbox.ports import free_port
 from kmsd.sandbox.process import ChildProcess, python_process
 from kmsd.sandbox.progress import Progress, percentiles
-from kmsd.sandbox.requester import Requester
-from kmsd.sandbox.rpc import RpcClient
-from kmsd.sandbox.world import DATABASE, PARTY, World
+from kmsd.sandbox.world import DATABASE, World
 
 STALL_SECONDS = 120.0
 """Without a new accepted answer for so long a scenario is given up."""
@@ -60,14 +57,9 @@ class Measured:
 
     def __init__(self, world: World, load: Load, say: Callable[[str], None]) -> None:
         self.world, self.load, self.say = world, load, say
-        deployment = world.deployment
-        self._observer = Observer(
-            RpcClient(world.gateway.port), RpcClient(world.host.port), deployment, deployment.parties[PARTY - 1]
-        )
+        self._observer = world.observer()
         self._progress = Progress(self._observer, world.postgres, DATABASE)
-        self.requester = Requester(
-            deployment, world.gateway, world.host, world.buckets, ciphertext_bytes=load.ciphertext_bytes
-        )
+        self.requester = world.requester(ciphertext_bytes=load.ciphertext_bytes)
         self.more_daemons: list[tuple[ChildProcess, int]] = []
         """Daemons besides the world's own, with their monitoring ports."""
         self.parts: dict[str, int] = {}

@@ -24,11 +24,8 @@ from bench.plot import Line, svg
 from kmsd.operations.kinds import Kind
 from kmsd.sandbox import requests
 from kmsd.sandbox.accounts import RawSender, account
-from kmsd.sandbox.observer import Observer
 from kmsd.sandbox.progress import percentiles
-from kmsd.sandbox.requester import Requester
-from kmsd.sandbox.rpc import RpcClient
-from kmsd.sandbox.world import PARTY, Plan, World
+from kmsd.sandbox.world import Plan, World
 
 MIB = 1 << 20
 CIPHERTEXT = 4 * MIB
@@ -135,11 +132,8 @@ class Scene:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        deployment = world.deployment
-        self._observer = Observer(
-            RpcClient(world.gateway.port), RpcClient(world.host.port), deployment, deployment.parties[PARTY - 1]
-        )
-        self._requester = Requester(deployment, world.gateway, world.host, world.buckets, ciphertext_bytes=CIPHERTEXT)
+        self._observer = world.observer()
+        self._requester = world.requester(ciphertext_bytes=CIPHERTEXT)
 
     def make_key(self) -> None:
         """PRSS and a key, with the other parties' help; afterwards these are silent."""

@@ -16,12 +16,9 @@ from rich.console import Console
 from rich.live import Live
 
 from kmsd.operations.kinds import Kind
-from kmsd.sandbox.observer import Observer
 from kmsd.sandbox.process import ChildProcess
 from kmsd.sandbox.progress import Progress
-from kmsd.sandbox.requester import Requester
-from kmsd.sandbox.rpc import RpcClient
-from kmsd.sandbox.world import DATABASE, PARTY, Plan, World
+from kmsd.sandbox.world import DATABASE, Plan, World
 
 STALL_SECONDS = 90.0
 """Without any progress for so long the sandbox gives up."""
@@ -79,15 +76,8 @@ class Session:
         self._world = world
         self._options = options
         self._console = console
-        self._observer = Observer(
-            RpcClient(world.gateway.port),
-            RpcClient(world.host.port),
-            world.deployment,
-            world.deployment.parties[PARTY - 1],
-        )
-        self._requester = Requester(
-            world.deployment, world.gateway, world.host, world.buckets, ciphertext_bytes=options.ciphertext_bytes
-        )
+        self._observer = world.observer()
+        self._requester = world.requester(ciphertext_bytes=options.ciphertext_bytes)
         self._progress = Progress(self._observer, world.postgres, DATABASE)
         self._stop = threading.Event()
         self._faults: list[BaseException] = []

@@ -17,9 +17,12 @@ import attrs
 from kmsd.sandbox.anvil import Anvil
 from kmsd.sandbox.buckets_process import Buckets
 from kmsd.sandbox.contracts import GATEWAY_CHAIN_ID, HOST_CHAIN_ID, Deployment, committee, coprocessors, deploy
+from kmsd.sandbox.observer import Observer
 from kmsd.sandbox.ports import free_port
 from kmsd.sandbox.postgres import Postgres
 from kmsd.sandbox.process import ChildProcess, python_process
+from kmsd.sandbox.requester import Requester
+from kmsd.sandbox.rpc import RpcClient
 from kmsd.wire.addresses import to_checksum
 
 BLOCK_TIME = 0.25
@@ -122,6 +125,15 @@ class World:
     def database_url(self) -> str:
         """kmsd's database."""
         return self.postgres.url(DATABASE)
+
+    def observer(self) -> Observer:
+        """Reads both chains for what kmsd's party was asked and answered, over connections of its own."""
+        party = self.deployment.parties[PARTY - 1]
+        return Observer(RpcClient(self.gateway.port), RpcClient(self.host.port), self.deployment, party)
+
+    def requester(self, *, ciphertext_bytes: int | None = None) -> Requester:
+        """Asks for decryptions and ceremonies; ciphertexts of `ciphertext_bytes`, or as large as their types are."""
+        return Requester(self.deployment, self.gateway, self.host, self.buckets, ciphertext_bytes=ciphertext_bytes)
 
     def start(self) -> None:
         """Starts everything but kmsd. Raises RuntimeError with the words of the part that does not start."""

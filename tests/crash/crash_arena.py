@@ -19,7 +19,7 @@ from crash_audit import Auditor, Findings
 
 from kmsd.sandbox.accounts import Call
 from kmsd.sandbox.process import ChildProcess
-from kmsd.sandbox.requester import Prepared, Requester
+from kmsd.sandbox.requester import Prepared
 from kmsd.sandbox.world import PARTY, Plan, World
 
 PUBLIC, USER = 12, 8
@@ -43,7 +43,7 @@ class Arena:
         self.world = world
         self.daemons: dict[str, ChildProcess] = {}
         self._written: dict[str, int] = {}
-        self.requester = Requester(world.deployment, world.gateway, world.host, world.buckets)
+        self.requester = world.requester()
         self.auditor = Auditor(world.gateway.port, world.host.port, world.deployment, world.postgres)
         self._public: list[bytes] = []
         self._user: list[tuple[bytes, ...]] = []

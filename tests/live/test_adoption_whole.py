@@ -16,10 +16,7 @@ import rust_connector as rust
 
 from kmsd.operations.kinds import Kind
 from kmsd.operations.table import OPERATIONS
-from kmsd.sandbox.observer import Observer
-from kmsd.sandbox.requester import Requester
-from kmsd.sandbox.rpc import RpcClient
-from kmsd.sandbox.world import DATABASE, PARTY, Plan, World
+from kmsd.sandbox.world import DATABASE, Plan, World
 from kmsd.store.tables import REQUEST_TABLES, RESPONSE_TABLES
 
 PUBLIC, USER = Kind.PUBLIC_DECRYPTION, Kind.USER_DECRYPTION
@@ -33,9 +30,8 @@ class Change:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        rpc = (RpcClient(world.gateway.port), RpcClient(world.host.port))
-        self.observer = Observer(*rpc, world.deployment, world.deployment.parties[PARTY - 1])
-        self.requester = Requester(world.deployment, world.gateway, world.host, world.buckets)
+        self.observer = world.observer()
+        self.requester = world.requester()
 
     def sql(self, statement: str, database: str = DATABASE) -> str:
         return self.world.postgres.execute(statement, database)

@@ -11,9 +11,7 @@ import pytest
 
 from kmsd.operations.kinds import Kind
 from kmsd.sandbox.observer import Observer
-from kmsd.sandbox.requester import Requester
-from kmsd.sandbox.rpc import RpcClient
-from kmsd.sandbox.world import DATABASE, PARTY, Plan, World
+from kmsd.sandbox.world import DATABASE, Plan, World
 
 ASKED = 6
 PATIENCE = 90.0
@@ -24,9 +22,8 @@ class Run:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        party = world.deployment.parties[PARTY - 1]
-        self.observer = Observer(RpcClient(world.gateway.port), RpcClient(world.host.port), world.deployment, party)
-        self.requester = Requester(world.deployment, world.gateway, world.host, world.buckets)
+        self.observer = world.observer()
+        self.requester = world.requester()
 
     def until(self, condition: Callable[[], Any], what: str) -> None:
         deadline = time.monotonic() + PATIENCE

@@ -8,10 +8,7 @@ from typing import Any
 import pytest
 
 from kmsd.operations.kinds import Kind
-from kmsd.sandbox.observer import Observer
-from kmsd.sandbox.requester import Requester
-from kmsd.sandbox.rpc import RpcClient
-from kmsd.sandbox.world import DATABASE, PARTY, Plan, World
+from kmsd.sandbox.world import DATABASE, Plan, World
 from kmsd.wire import ids
 
 DEADLINE = 150.0
@@ -23,13 +20,8 @@ class Run:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.observer = Observer(
-            RpcClient(world.gateway.port),
-            RpcClient(world.host.port),
-            world.deployment,
-            world.deployment.parties[PARTY - 1],
-        )
-        self.requester = Requester(world.deployment, world.gateway, world.host, world.buckets)
+        self.observer = world.observer()
+        self.requester = world.requester()
 
     def once(self, *options: str) -> tuple[int, dict[str, Any]]:
         """One run; its exit status and its summary."""

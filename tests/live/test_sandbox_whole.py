@@ -11,11 +11,8 @@ import pytest
 
 from kmsd.operations.kinds import Kind
 from kmsd.operations.table import OPERATIONS
-from kmsd.sandbox.observer import Observer
 from kmsd.sandbox.progress import Progress
-from kmsd.sandbox.requester import Requester
-from kmsd.sandbox.rpc import RpcClient
-from kmsd.sandbox.world import DATABASE, PARTY, World
+from kmsd.sandbox.world import DATABASE, World
 
 COMMAND = [sys.executable, "-m", "kmsd", "sandbox", "--json"]
 
@@ -42,13 +39,8 @@ class Run:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.observer = Observer(
-            RpcClient(world.gateway.port),
-            RpcClient(world.host.port),
-            world.deployment,
-            world.deployment.parties[PARTY - 1],
-        )
-        self.requester = Requester(world.deployment, world.gateway, world.host, world.buckets)
+        self.observer = world.observer()
+        self.requester = world.requester()
         self.progress = Progress(self.observer, world.postgres, DATABASE)
 
     def until(self, condition: Callable[[], Any], seconds: float = 120.0) -> None:

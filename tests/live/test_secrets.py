@@ -17,10 +17,7 @@ import pytest
 from eth_account import Account
 
 from kmsd.operations.kinds import Kind
-from kmsd.sandbox.observer import Observer
 from kmsd.sandbox.progress import Progress
-from kmsd.sandbox.requester import Requester
-from kmsd.sandbox.rpc import RpcClient
 from kmsd.sandbox.world import DATABASE, PARTY, World
 
 SECRETS = {
@@ -46,13 +43,8 @@ class Party:
         password = re.search(r"://[^:]+:([^@]+)@", world.database_url)
         assert password is not None
         self.password = password[1]
-        self.observer = Observer(
-            RpcClient(world.gateway.port),
-            RpcClient(world.host.port),
-            world.deployment,
-            world.deployment.parties[PARTY - 1],
-        )
-        self.requester = Requester(world.deployment, world.gateway, world.host, world.buckets)
+        self.observer = world.observer()
+        self.requester = world.requester()
         self.progress = Progress(self.observer, world.postgres, DATABASE)
         self._plain = world.config_file.read_text()
         self._starts = 0

@@ -9,10 +9,7 @@ from collector_double import Collector, attributes, collecting
 
 from kmsd.observe.traces import RECEIPT, STAGES, STORED, TRANSACTION
 from kmsd.operations.kinds import Kind
-from kmsd.sandbox.observer import Observer
-from kmsd.sandbox.requester import Requester
-from kmsd.sandbox.rpc import RpcClient
-from kmsd.sandbox.world import PARTY, Plan, World
+from kmsd.sandbox.world import Plan, World
 
 PUBLIC, USER = 3, 2
 ALWAYS = {STORED, STAGES["check"], STAGES["send"], STAGES["store"]}
@@ -30,13 +27,8 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
 def test_each_operation_of_a_daemon_is_one_whole_trace(collector: Collector) -> None:
     with World(Plan(core_latency_ms=20, ceremony_ms=50)) as world:
         world.start_daemon()
-        observer = Observer(
-            RpcClient(world.gateway.port),
-            RpcClient(world.host.port),
-            world.deployment,
-            world.deployment.parties[PARTY - 1],
-        )
-        requester = Requester(world.deployment, world.gateway, world.host, world.buckets)
+        observer = world.observer()
+        requester = world.requester()
         requester.prss_init()
         requester.keygen()
         deadline = time.monotonic() + 60.0

@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kmsd.operations.kinds import Kind
-from kmsd.sandbox.observer import Observer
 from kmsd.sandbox.progress import Progress
-from kmsd.sandbox.requester import Requester
-from kmsd.sandbox.rpc import RpcClient
-from kmsd.sandbox.world import DATABASE, PARTY, Plan, World
+from kmsd.sandbox.world import DATABASE, Plan, World
 
 
 def tool(world: World, name: str, *arguments: object) -> None:
@@ -29,13 +26,8 @@ class Party:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.observer = Observer(
-            RpcClient(world.gateway.port),
-            RpcClient(world.host.port),
-            world.deployment,
-            world.deployment.parties[PARTY - 1],
-        )
-        self.requester = Requester(world.deployment, world.gateway, world.host, world.buckets)
+        self.observer = world.observer()
+        self.requester = world.requester()
         self.progress = Progress(self.observer, world.postgres, DATABASE)
 
     def until(self, what: str, condition: Callable[[], Any], seconds: float = 60.0) -> None:

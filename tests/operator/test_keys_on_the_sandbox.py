@@ -13,11 +13,8 @@ from typing import Any
 import pytest
 
 from kmsd.operations.kinds import Kind
-from kmsd.sandbox.observer import Observer
 from kmsd.sandbox.progress import Progress
-from kmsd.sandbox.requester import Requester
-from kmsd.sandbox.rpc import RpcClient
-from kmsd.sandbox.world import DATABASE, PARTY, Plan, World
+from kmsd.sandbox.world import DATABASE, Plan, World
 
 
 class Party:
@@ -25,10 +22,8 @@ class Party:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        deployed = world.deployment
-        ports = (RpcClient(world.gateway.port), RpcClient(world.host.port))
-        self.observer = Observer(*ports, deployed, deployed.parties[PARTY - 1])
-        self.requester = Requester(deployed, world.gateway, world.host, world.buckets)
+        self.observer = world.observer()
+        self.requester = world.requester()
         self.progress = Progress(self.observer, world.postgres, DATABASE)
 
     def until(self, condition: Callable[[], Any], seconds: float = 90.0) -> Any:
